@@ -14,17 +14,17 @@ from tminus.scheduler import sources
 from tminus.storage import Store, View, test_clock
 
 MAX_SECONDS = 10.0
-"""Real seconds after which a move ends early, and the caller has to send another one. Clients wait only so long for an
-answer, and something that recurs may have more deadlines than can be met.
+"""Real seconds after which a move ends early, because clients wait only so long for an answer. There may be more
+deadlines on the way than can be met in this time. The caller then continues with another move.
 """
 
 MAX_EVENTS = 1000
-"""Number of events after which a move ends early, too. An answer lists so many, and retention, which follows the move,
-could remove others before somebody has read them.
+"""Number of events after which a move ends early. The answer lists at most this many. Retention, which runs after the
+move, could remove further ones before a client has read them.
 """
 
 Target = Callable[[datetime, datetime | None], datetime]
-"""Returns where the clock goes, from where it stands and the next deadline (None: there is none)."""
+"""Returns the time to which the clock moves. Arguments: its present time, and the next deadline or None."""
 
 
 class ClockMoves:
@@ -58,17 +58,17 @@ class ClockMoves:
         self._stopping = stopping
         self.remove_old = remove_old
         self._lock = threading.Lock()
-        """Held by the running move: its request may have been cancelled, and another one may follow."""
+        """Held during a move, which goes on if its request is cancelled: another request may follow meanwhile."""
 
     def move(self, target: Target) -> Move:
-        """Move the clock; stop at each deadline on the way, and do what is due there.
+        """Move the clock; stop at each deadline on the way, and do what is due then.
 
         Raises what `target` raises, `StoreUnavailable` and `Overloaded`. After an error the clock stands at the last
         deadline that it has reached.
         """
         with self._lock:
             if not self._store.acquire(test_clock.LOCK):
-                raise StoreUnavailable  # it was lost with its connection, and another daemon has it now
+                raise StoreUnavailable  # the lock was lost with its connection, and another daemon holds it now
             give_up = clock.monotonic() + MAX_SECONDS
             begun = self._clock.now()
             due, last_seq = self._store.read(_next_due_and_last_seq, lane="clock")
@@ -77,7 +77,7 @@ class ClockMoves:
                 stop = aim if due is None else min(aim, max(due, self._clock.now()))
                 if stop > self._clock.now():
                     self._store.submit(partial(test_clock.set_time, instant=stop), clock=True).result()
-                    self._clock.set(stop)  # only now: after a restart the clock must not be behind what has happened
+                    self._clock.set(stop)  # after storing it: a restarted clock must not be behind what has happened
                 due = self._tick()
                 is_stuck = due is not None and due <= self._clock.now()  # a sweep ends early when the daemon stops
                 if stop == aim or is_stuck or self._stopping.is_set() or clock.monotonic() > give_up:

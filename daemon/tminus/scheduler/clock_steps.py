@@ -1,4 +1,4 @@
-"""Detect that the wall clock was set, and that the daemon did not run for a while.
+"""Detect that the wall clock was set, or that the daemon did not run for a while.
 
 APScheduler reads the clock once and computes how long it sleeps. If the clock is then set back by an hour, it sleeps an
 hour too long, so the timers have to be set again. A separate thread compares the clocks every second.

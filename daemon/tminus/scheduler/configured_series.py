@@ -1,4 +1,4 @@
-"""Makes the series of the configuration: at the start, after a reload, and again after an error."""
+"""Apply the entries `[[series]]` of the configuration: at the start, after a reload, and again after an error."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,16 +17,16 @@ RETRY = timedelta(minutes=5)
 """Time until an entry that could not be applied is tried again."""
 
 PART = 20
-"""Number of entries after which other things that have fallen due are done. Each entry takes some 20 ms."""
+"""Number of entries after which other work that has fallen due is done. Each entry takes some 20 ms."""
 
-_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ConfiguredSeries:
-    """Creates, changes and ends series until they are as the entries `[[series]]` say.
+    """Creates, changes and ends series until they equal the entries `[[series]]`.
 
-    Each entry has a transaction of its own, so one that is refused does not hold up the others. Daemons of one database
-    do this one after the other, and the second finds nothing to do.
+    Each entry has a transaction of its own, so one that is refused does not hold up the others. If
+    several daemons of a database have the same entries, the first applies them, and the others find nothing to do.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ConfiguredSeries:
     submit
         Runs a job on the writer.
     meanwhile
-        Does what else has fallen due, and returns whether to go on. It is called after each `PART` entries.
+        Does other work that has fallen due; returns whether to go on. Called after each `PART` entries.
     """
 
     def __init__(
@@ -44,21 +44,21 @@ class ConfiguredSeries:
         self._store = store
         self._submit = submit
         self._meanwhile = meanwhile
-        self._due: datetime | None = _AT_ONCE
+        self._due: datetime | None = _LONG_AGO
         """When entries are to be applied; None: all are applied."""
         self._problems: dict[str, str] | None = None
-        """The entries that could not be applied, each with what identifies the error; None: all are to be applied."""
+        """Entry that could not be applied -> a text that identifies the error. None: all entries are to be applied."""
 
     def set_changed(self) -> None:
         """Apply the entries again at the next tick: the settings have changed."""
-        self._due = _AT_ONCE
+        self._due = _LONG_AGO
         self._problems = None
 
     def apply(self, settings: Settings, now: datetime) -> None:
         """Apply the entries, if that is due. If this raises `StoreUnavailable`, the next tick tries again.
 
-        A later attempt is only for entries that could not be applied. Another daemon may have reloaded newer entries
-        meanwhile, whose series must stay.
+        A retry concerns only the entries that could not be applied: another daemon may have applied newer versions of
+        the others meanwhile, and they must stay.
         """
         if self._due is None or now < self._due:
             return
@@ -72,23 +72,23 @@ class ConfiguredSeries:
         self._due = now + RETRY if problems else None
 
     def _jobs(self, settings: Settings) -> Iterator[tuple[str, str, Callable[..., str | None]]]:
-        """Yield the entries whose series is to change, each with the outcome and the job that does it."""
+        """Yield the names of the entries whose series is to change, each with the outcome and the job."""
         tried = self._problems
-        there_are = {one.entry: one for one in self._store.read(stored.of_configuration, lane="clock")}
+        existing = {one.entry: one for one in self._store.read(stored.of_configuration, lane="clock")}
         for entry in settings.series:
-            present = there_are.pop(entry.name, None)
+            present = existing.pop(entry.name, None)
             if series.is_current(present, entry) or (tried is not None and entry.name not in tried):
                 continue
             is_new = present is None or present.agent_id != entry.agent
             job = partial(series.configure, settings=settings, entry=entry)
             yield entry.name, "created" if is_new else "changed", job
-        for name in there_are:
+        for name in existing:
             assert name is not None
             if tried is None or name in tried:
                 yield name, "ended", partial(series.remove_entry, settings=settings, name=name)
 
     def _run(self, name: str, outcome: str, job: Callable[..., str | None]) -> str | None:
-        """Run a job on the series of an entry; return what identifies the error, if there is one."""
+        """Run a job on the series of an entry; return a text that identifies the error, if there is one."""
         key = f"series[{name}]"
         try:
             series_id = self._submit(job, clock=True).result()
@@ -96,7 +96,7 @@ class ConfiguredSeries:
             raise
         except RequestError as error:
             fields = "; ".join(f"{one.field} {one.message}" for one in error.errors)
-            problem = fields or str(error.refcode)  # a description may have a time, and differ at each attempt
+            problem = fields or str(error.refcode)  # a description may contain a time, which differs
             if self._problems is None or self._problems.get(name) != problem:
                 log("series.refused", key=key, error=fields or error.description)
             return problem

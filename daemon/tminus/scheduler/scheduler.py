@@ -35,8 +35,8 @@ STATUS_INTERVAL = timedelta(seconds=2)
 """How often the text of `systemctl status` is updated."""
 
 BATCH_INTERVAL = timedelta(seconds=5)
-"""How often batches are looked for that nobody does any more. Those of which no part was done since the last time are
-finished.
+"""How often unfinished batches are looked up. The scheduler finishes those of which no part was done since the last
+look-up.
 """
 
 RETENTION_INTERVAL = timedelta(minutes=10)
@@ -105,7 +105,7 @@ class Scheduler:
             self.clock_moves = ClockMoves(test_clock, dependencies.store, self.tick, stopping, self._remove_old)
         self._outages = outages or Outages(lambda: 0.0)
         self._starting = True
-        """Whether the due transitions fell due while no daemon ran."""
+        """Whether the transitions that are due now fell due while no daemon ran."""
         self._dependencies = dependencies
         self._store = dependencies.store
         self._event_log = event_log
@@ -124,7 +124,7 @@ class Scheduler:
         self._tick_lock = threading.Lock()
         """Held by the running tick. A reload runs a tick on its own thread."""
         self._unfinished: dict[str, int] = {}
-        """The batches that were unfinished at the last look, each with how many sessions remained."""
+        """The batches that were unfinished at the last look-up: id -> number of sessions that remained."""
         failures = FailureLog()
         self.timers = Timers(self.tick, self._jobs(dependencies.settings), failures)
         self._clock_steps = ClockStepDetector(
@@ -214,14 +214,14 @@ class Scheduler:
         return due
 
     def _do_meanwhile(self, settings: Settings) -> bool:
-        """Do what has fallen due while the entries `[[series]]` are applied; return whether to go on with them."""
+        """Do what has fallen due while the entries `[[series]]` are applied; return whether to apply further ones."""
         due = self._next_due()
         if due is not None and due <= clock.now():
             self._sweep(settings)
         return not self._stopping.is_set()
 
     def _sweep(self, settings: Settings) -> bool:
-        """Do everything that is due; return whether there was something that could be done."""
+        """Do everything that is due; return whether anything was done."""
         timeouts = settings.lifecycle.timeouts
         with self._event_log.throttled():
             sweep = sweeps.do_all_due(self._submit, timeouts, self._should_stop, settings)
@@ -295,12 +295,13 @@ class Scheduler:
         return jobs
 
     def _resume_batches(self) -> None:
-        """Finish the batches that a killed daemon has decided, and remove what it had stored of others."""
+        """Finish the batches that a killed daemon has decided, and remove the stored parts of undecided ones."""
         self._do_batches(self._store.read(batches.unfinished), self._should_stop)
         age = LEFTOVER_AGE if self._store.has_peers else timedelta(0)
         sweeps.remove_leftovers(self._store.submit, age, self._stopping.is_set)
 
     def _finish_batches(self) -> None:
+        """Finish the batches of which no part was done since the last call."""
         before, self._unfinished = self._unfinished, self._store.read(batches.unfinished)
         stalled = dict(before.items() & self._unfinished.items())
         self._do_batches(stalled, self._stopping.is_set)

@@ -1,4 +1,4 @@
-"""The sources of deadlines. To add a kind of deadline, add a module to `SOURCES`."""
+"""The sources of deadlines. To add a kind of deadline, add its module to `SOURCES`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -35,8 +35,8 @@ class Source(Protocol):
 
 
 SOURCES: Sequence[Source] = (due, presence, reminders)
-"""All sources but series, which need the settings. If two sources have a deadline at the same time, the one that is
-first here is executed first.
+"""All sources except `SeriesSource`, which needs the settings. If two sources have a deadline at the same time, the one
+that is first here is executed first.
 """
 
 
@@ -47,7 +47,7 @@ def next_due(view: View) -> datetime | None:
 
 
 def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings | None = None) -> DueBatch:
-    """Do one batch of what is due. `settings`: those with which the occurrences of series are made; None: make none.
+    """Do one batch of what is due. `settings`: the settings for occurrences of series; None: make no occurrences.
 
     The batch is taken from the source with the earliest deadline, and ends at the earliest deadline of the other
     sources. So deadlines are met in order across all sources, and no source delays the earlier deadlines of another.

@@ -52,7 +52,7 @@ SMALLEST_REMOVAL = 32
 """The number of rows below which a slow removal is not made smaller."""
 
 LEFTOVERS = 16
-"""Parts of batches that one transaction removes. A part has up to some megabytes."""
+"""Maximum number of parts of batches that one transaction removes. A part may have some megabytes."""
 
 MAX_RUN_GAP = timedelta(days=3)
 """Time since the last run of retention above which the clock may be wrong. A daemon that is stopped over a weekend
@@ -89,7 +89,7 @@ def do_all_due(
 ) -> SweepResult:
     """Do everything that is due, in the order of the deadlines, until nothing is left or `stop` returns True.
 
-    `settings`: those with which the occurrences of series are made; None: make none.
+    `settings`: the settings for occurrences of series; None: make no occurrences.
     """
     done = SweepResult()
     limit = FIRST_BATCH
@@ -142,7 +142,7 @@ class RetentionPause:
     """A pause of retention, because the clock may be wrong."""
 
     ahead: timedelta
-    """The time by which the clock may have been set ahead: from the last run of retention to the start of the pause."""
+    """The time from the last run of retention to the start of the pause. The clock may have been set ahead by it."""
     until: datetime
     is_new: bool
     """Whether the pause begins now."""
@@ -170,9 +170,9 @@ def retention_pause(tx: Transaction) -> RetentionPause | None:
 def finish_batches(
     submit: Submit, settings: Settings, unfinished: Mapping[str, int], stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Do what is left of batches whose daemon was stopped; return how many sessions were left.
+    """Finish batches whose daemon was stopped; return for how many sessions they were not done.
 
-    `unfinished`: the number of sessions that remain, by the id of the batch. Raises `StoreUnavailable`.
+    `unfinished`: id of the batch -> number of sessions that remain. Raises `StoreUnavailable`.
     """
     for batch_id in unfinished:
         do_next = partial(batches.do_next, settings=settings, batch_id=batch_id)

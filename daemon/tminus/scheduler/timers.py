@@ -1,4 +1,4 @@
-"""The timers: APScheduler calls `tick` when something is due. This module contains no logic of sessions.
+"""The timers: APScheduler calls `tick` when something is due. This module has no logic of sessions.
 
 One timer is set to the earliest deadline of all sessions. A sweep every second does what a timer has missed. Both call
 the same `tick`, one call at a time. There is no job for each session, neither in memory nor in the database: the
@@ -60,7 +60,7 @@ class Timers:
         self._armed_at = clock.machine()
         """The same time on this machine's clock, which APScheduler uses."""
         self._arming = 0
-        """The number of the current timer, so that an earlier one that fires late is not taken for it."""
+        """The number of the current timer. By it, an earlier timer that fires late is recognized."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._last_tick = clock.monotonic()
