@@ -14,9 +14,9 @@
  *   retryable   whether the same call may succeed later
  *
  * RETRIES. The script repeats a call once, at once, after a connection failure, 502, 503 or 504: the request or its answer
- * may have been lost, or another node may answer. Every call can be repeated safely (see below). It does not repeat more
- * often, because a scoped script cannot sleep, and a user may be waiting for a record to be saved. After 429, which asks for
- * a pause, it does not repeat at all. The longest wait is twice the timeout.
+ * may have been lost, or another node may answer. That is safe for every call (see below). The script does not repeat a call
+ * more often, because a scoped script cannot sleep, and a user may be waiting for a record to be saved. After 429, which asks
+ * for a pause, it does not repeat the call at all. The longest wait is twice the timeout.
  *
  * REPEATED CALLS. A creation carries an Idempotency-Key: the SHA-256 of the user and of the request with all its arguments.
  * A rule that fires twice, at the same time or hours apart, therefore gets the same session twice: there is ONE OPEN SESSION
@@ -37,7 +37,7 @@ ScreenMeet.prototype = {
     /** Time-out of one attempt, unless the property timeout_ms is set. ServiceNow ends a request after 30 s. */
     TIMEOUT_MS: 10000,
 
-    /** More closed sessions than this of one user with the same arguments in a day indicate a script in a loop. */
+    /** Maximum closed sessions of one user with the same arguments within a day. More indicate a script in a loop. */
     MAX_CHAIN: 20,
 
     initialize: function () {
@@ -127,7 +127,7 @@ ScreenMeet.prototype = {
         return session;
     },
 
-    /** Send a request and return its answer as an object. Throws, for _safely, anything but a 200 with a JSON object. */
+    /** Send a request and return its answer as an object. Throws a failure unless that is a 200 with a JSON object. */
     _call: function (verb, path, body, key) {
         var answer = this._send(verb, path, body, key);
         if (answer.code === 0 || answer.code === 502 || answer.code === 503 || answer.code === 504) {
@@ -140,13 +140,13 @@ ScreenMeet.prototype = {
         if (answer.code === 200) {
             throw this._failure('The answer to ' + answer.request + ' is not a JSON object: is base_url the one of tminus?');
         }
-        var told = parsed && typeof parsed.description === 'string';
-        var failure = this._failure(told ? parsed.description : answer.code
+        var isReason = parsed && typeof parsed.description === 'string';
+        var failure = this._failure(isReason ? parsed.description : answer.code
             ? answer.request + ' was answered with HTTP ' + answer.code + ', by something that is not tminus'
             : 'No answer to ' + answer.request + ': ' + (answer.problem || 'no reason given'));
         failure.code = answer.code;
-        failure.refcode = told && parsed.refcode || null;
-        failure.errors = told && parsed.errors || [];
+        failure.refcode = isReason && parsed.refcode || null;
+        failure.errors = isReason && parsed.errors || [];
         failure.retryable = answer.code === 0 || answer.code === 408 || answer.code === 429 || answer.code >= 500;
         throw failure;
     },
