@@ -20,7 +20,7 @@ class TestClockStart(NamedTuple):
     """Where the clock of a new database stands; None: at the present time."""
 
 
-def choose_clock(store: Store, manual: ManualClock | None, start: TestClockStart | None, database: str) -> None:
+def bind_clock(store: Store, manual: ManualClock | None, start: TestClockStart | None, database: str) -> None:
     """Bind the database to the daemon's clock, and make the process use that clock.
 
     A test clock continues at its stored time. `database` describes the database in errors. Raises `WrongClock`, and

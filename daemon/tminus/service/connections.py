@@ -45,13 +45,13 @@ class OpenConnections:
     ----------
     most
         Maximum number of open connections; None: no limit.
-    share
+    most_per_address
         Returns the maximum for one client address; None: no limit.
     """
 
-    def __init__(self, most: int | None, share: Callable[[str], int | None]) -> None:
+    def __init__(self, most: int | None, most_per_address: Callable[[str], int | None]) -> None:
         self._most = most
-        self._share = share
+        self._most_per_address = most_per_address
         self._open: dict[Member, None] = {}
         self._by_address: dict[str, dict[Member, None]] = {}
         self._waiting: dict[Member, None] = {}
@@ -70,9 +70,9 @@ class OpenConnections:
 
     def admit(self, member: Member) -> bool:
         """Add a connection, and close another one for it if needed. Return False if none can be closed."""
-        share = self._share(member.peer)
-        if share is not None and len(self._by_address.get(member.address, ())) >= share:
-            REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=share)
+        most_per_address = self._most_per_address(member.peer)
+        if most_per_address is not None and len(self._by_address.get(member.address, ())) >= most_per_address:
+            REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=most_per_address)
             evicted = self._longest_waiting(self._by_address[member.address])
         elif self._is_full():
             evicted = self._longest_waiting(self._open)

@@ -30,7 +30,7 @@ from tminus.monitoring.outages import Outages
 from tminus.oidc import settings as oidc
 from tminus.scheduler import sources
 from tminus.scheduler.scheduler import Scheduler
-from tminus.service.clock_choice import TestClockStart, choose_clock
+from tminus.service.clock_choice import TestClockStart, bind_clock
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
 from tminus.service.reload import Reloader
@@ -88,7 +88,7 @@ class Daemon:
             self._outages = Outages(lambda: self.store.writing_for, self._refused, self._blocked)
             self.store = self._open_store(database)
             started.callback(self.store.close)
-            choose_clock(self.store, self._test_clock, test_clock, _described(database))
+            bind_clock(self.store, self._test_clock, test_clock, _described(database))
             if self.store.migrated_from != self.store.schema:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._attempted, on_mail=self._mailed)
@@ -119,7 +119,7 @@ class Daemon:
             application = make_application(self.services)
             # The local socket has its own server: clients that use up the TCP connections lock out no operator.
             most = settings.limits.connections
-            self._servers = [Server(application, self._listeners.tcp, most, self._share, self._rates)]
+            self._servers = [Server(application, self._listeners.tcp, most, self._most_per_address, self._rates)]
             if self._listeners.local:
                 self._servers.append(Server(application, self._listeners.local, None, rates=self._rates))
             self._reloader = Reloader(path, state, environ, self._listeners, self.services, self._scheduler)
@@ -144,7 +144,7 @@ class Daemon:
         self._stopping.set()
         self._started.close()
 
-    def _share(self, peer: str) -> int | None:
+    def _most_per_address(self, peer: str) -> int | None:
         """Return how many connections an address may have; None: any number, for a proxy with many clients."""
         settings = self.services.settings
         return None if trusted(peer, settings) else settings.limits.connections_per_address or None

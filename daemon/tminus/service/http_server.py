@@ -418,7 +418,7 @@ class Server(uvicorn.Server):
         The application, and the listening sockets.
     connections
         Maximum number of open connections; None: no limit.
-    share
+    most_per_address
         Returns the maximum for one client address; None: no limit.
     rates
         Returns what the client of a WebSocket may send.
@@ -429,10 +429,10 @@ class Server(uvicorn.Server):
         application: ASGIApp,
         sockets: Sequence[socket.socket],
         connections: int | None,
-        share: Callable[[str], int | None] = lambda _address: None,
+        most_per_address: Callable[[str], int | None] = lambda _address: None,
         rates: Callable[[], Rates] = Rates,
     ) -> None:
-        self._open_connections = OpenConnections(connections, share)
+        self._open_connections = OpenConnections(connections, most_per_address)
         super().__init__(
             uvicorn.Config(
                 application,

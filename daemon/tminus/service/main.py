@@ -21,7 +21,7 @@ from tminus.logs.output import log
 from tminus.service.clock_choice import TestClockStart
 from tminus.service.daemon import RETRY_AFTER, Daemon
 from tminus.service.reload import log_config_problems
-from tminus.service.running import Crash, Running
+from tminus.service.run_marker import Crash, RunMarker
 from tminus.service.signals import StartSignals
 from tminus.system.privileges import become_controller
 
@@ -67,7 +67,7 @@ def _open_standard_streams() -> None:
 
 
 class _StoppedAtOnce(BaseException):
-    """Raised by a signal to stop that arrives before the event loop runs. What was started is then closed."""
+    """Raised by a signal to stop that arrives before the daemon is built. What was started is then stopped."""
 
 
 def _on_stop_signals(call: Callable[..., object]) -> None:
@@ -123,19 +123,19 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
         except StartupError:
             _log_start(configuration, state)
             raise
-        running = Running(state)
-        if running.crash is not None:
-            _log_crash(running.crash)
+        marker = RunMarker(state)
+        if marker.crash is not None:
+            _log_crash(marker.crash)
         _log_start(configuration, state)
         clean = False
         try:
-            yield running.crash is not None
+            yield marker.crash is not None
             clean = True
         except (StartupError, ConfigError, _StoppedAtOnce):
             clean = True
             raise
         finally:
-            running.end(clean=clean)
+            marker.end(clean=clean)
 
 
 def _lock(configuration: Configuration, state: Path, held: ExitStack) -> None:

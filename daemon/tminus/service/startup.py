@@ -1,4 +1,4 @@
-"""Answer requests during a start that takes long, because of a migration or because much fell due."""
+"""Answer requests during a start that takes long, because of a migration or many due sessions."""
 
 import asyncio
 import logging

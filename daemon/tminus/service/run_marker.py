@@ -48,7 +48,7 @@ class Crash:
         return "the host was restarted, or lost power" if self.rebooted else "the process was killed, or crashed"
 
 
-class Running:
+class RunMarker:
     """The marker file of this run. No method raises: a file that cannot be written is incomplete or missing."""
 
     def __init__(self, state: Path) -> None:
