@@ -268,8 +268,8 @@ LOG_LINES = {
     ),
     "room.host_revoked": LineTemplate(
         "warning",
-        "session {session_id}: host {participant_name} disconnected, since the session's agent was removed or has no "
-        "valid token",
+        "session {session_id}: host {participant_name} disconnected, since the session's agent was shut out or "
+        "removed, or has no valid token",
         ("participant_id", *_VISIT),
     ),
     "room.returning": LineTemplate(

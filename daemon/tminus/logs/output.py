@@ -196,8 +196,9 @@ def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 _IN_EVENT_MESSAGE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "actor_name", "external_key", "record_name"}
+"""The fields that the messages of events contain."""
 _IN_MESSAGE = {name: line.field_names for name, line in LOG_LINES.items()}
-"""The fields that a message already contains; `_IN_EVENT_MESSAGE` for all events, this by the name of another line."""
+"""The fields that the message of each other line contains, by the name of the line."""
 
 
 class _LibraryHandler(logging.Handler):
