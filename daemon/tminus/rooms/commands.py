@@ -37,8 +37,8 @@ CLOCK = replace(ROOM, acts_as=CLOCK_ACTOR)
 """The caller of commands that the daemon runs after a time-out."""
 
 LEASE_GRACE = timedelta(seconds=15)
-"""Time that the people of a daemon have to reconnect after its lease expired. A daemon that still runs, and only could
-not write for a while, has their connections, and corrects their rows within this time.
+"""Time that the people of a daemon have to reconnect after its lease expired. If the daemon runs and merely could not
+write, it still has their connections, and corrects their rows within this time.
 """
 
 
@@ -56,7 +56,7 @@ class Entered(NamedTuple):
 
     participant: Participant
     seq: int
-    """The number of an event: later states of the room contain the person."""
+    """The number of an event: a state of the room that includes it contains the person."""
     previous: str = ""
     """The id of the connection that represented the person before."""
 

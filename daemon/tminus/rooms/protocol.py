@@ -235,7 +235,7 @@ class Removed(TypedDict):
     """The person is not in the room any more. The connection is closed with 4403.
 
     `removed`: a host removed them, or they did not reconnect in time. `revoked`: the person was a host, and the
-    session's agent was removed or has no valid token any more.
+    session's agent was shut out or removed, or has no valid token any more.
     """
 
     type: Literal["removed"]
@@ -278,13 +278,16 @@ SERVER_MESSAGES: tuple[Any, ...] = (
 
 CLOSE_CODES = {
     1000: "the person left",
+    1002: "a frame was not valid",
+    1003: "a message was binary",
+    1007: "a text was not UTF-8",
     1008: "too many messages, or too many bytes",
     1009: "a message was longer than 64 KiB",
     1011: "internal error",
     1012: "the daemon stops: connect again, with `resume`",
     1013: "the database does not answer: connect again, with `resume`",
     4400: "the first message was not a valid `join`",
-    4403: "a wrong key, a refused `join`, a session whose agent may not act any more, `denied` or `removed`",
+    4403: "a wrong key, a session whose agent may not act any more, `denied` or `removed`",
     4404: "there is no such session, or the resume key is not valid any more",
     4408: "no message within 10 s",
     4409: "`replaced`, or another system reports the people of this session",

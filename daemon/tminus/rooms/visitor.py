@@ -149,7 +149,7 @@ class Visitor:
         self._has_left = False
         """Whether they have left, were removed, or are represented by another connection."""
         self._since = 0
-        """The number of an event: earlier states of the room do not contain the person."""
+        """The number of an event: a state of the room that does not include it is too old to contain the person."""
         self._denial: Literal["denied", "timeout"] = "denied"
         """The reason in `denied`, if the person is not admitted."""
         self._wait_timer: asyncio.TimerHandle | None = None
@@ -524,7 +524,7 @@ class Visitor:
     def revoke_host(self) -> None:
         """End if the person is a host, since the session's agent may not act any more. The hub calls this."""
         if not self._is_host or self._stage not in (Stage.EARLY, Stage.IN):
-            return  # a host who is entering is checked again after that
+            return  # `_has_entered` checks a host who is entering
         self._end_for_good({"type": "removed", "reason": "revoked"}, 4403)
         self._hub.dependencies.metrics.hosts_revoked.inc()
         log("room.host_revoked", participant_id=self.participant_id or None, **self.log_fields())
