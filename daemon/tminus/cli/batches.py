@@ -11,7 +11,7 @@ import click
 from click.exceptions import Exit
 
 from tminus.cli import output, views
-from tminus.cli.connection import CONFLICT, REFUSED, USAGE, Connection, fail, reporting_errors
+from tminus.cli.connection import CONFLICT, REFUSED, Connection, fail, reporting_errors
 from tminus.cli.options import NAME, SIGNED_DURATION, TIME, TYPES, Command, as_json
 from tminus.client import ScreenMeetError
 from tminus.domain import timestamps
@@ -214,7 +214,8 @@ def close_matching(
 def _filter(connection: Connection, scope: str | None, **conditions: Any) -> dict[str, Any]:
     chosen = {name: value for name, value in conditions.items() if value is not None}
     if not chosen:
-        raise fail("Give at least one condition, such as --from TIME: without one, all sessions would match.", USAGE)
+        message = "Give at least one condition, such as --from TIME: without one, all sessions would match."
+        raise click.UsageError(message, click.get_current_context())
     return chosen | {"scope": scope or ("all" if connection.is_local else "mine")}
 
 

@@ -44,7 +44,7 @@ def show(name: str) -> None:
 
 
 def install(name: str) -> None:
-    """Write the script to the directory from which the shell loads it."""
+    """Write the script to a file, and make the shell load it at its start."""
     shell = _shell(name)
     home = Path(os.environ.get("HOME") or "~").expanduser()
     try:

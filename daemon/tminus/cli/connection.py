@@ -21,8 +21,8 @@ REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, LOST)
 
 NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404, 113404, 119404})
-"""The refcodes for an unknown session, participant, webhook, agent or series. A proxy, too, may answer 404, so the
-status decides nothing.
+"""The refcodes for an unknown session, participant, webhook, agent or series. The status 404 is not enough, since a
+proxy may answer with it.
 """
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (

@@ -35,7 +35,7 @@ def as_owner(settings: Settings, state: Path) -> AbstractContextManager[None]:
 
 
 def open_store(settings: Settings, state: Path) -> "Store":
-    """Open the database. A daemon may use it at the same time."""
+    """Open the database, and migrate an older schema. A daemon may use the database at the same time."""
     from tminus.storage import Store  # noqa: PLC0415 - slow to load
 
     database = database_of(settings, state)

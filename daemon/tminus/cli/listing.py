@@ -116,7 +116,7 @@ def _search(daemon: Any, criteria: dict[str, Any]) -> "Iterator[schemas.Session]
 def _belongs_to(row: "schemas.Session", record: str | None) -> bool:
     """Return whether a session belongs to the record that has this word in its name, this table and id, or this id.
 
-    With `--search`, the daemon has searched only for that text.
+    The daemon has searched for the text of `--search`, or else for the record anywhere in a session's texts.
     """
     if record is None:
         return True

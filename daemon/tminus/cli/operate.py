@@ -39,7 +39,7 @@ TEST_CLOCK = _TestClock()
     type=TEST_CLOCK,
     metavar="[TIME]",
     help="Run on a clock that stands still until `tminus clock` moves it; needs a new database, or one that has a test "
-    "clock. TIME: the first time of a new database. Default: now.",
+    "clock. TIME: where the clock of a new database begins. Default: now.",
 )
 @click.pass_obj
 def run(connection: Connection, test_clock: str | None) -> None:
@@ -72,7 +72,7 @@ def check(connection: Connection, effective: bool) -> None:
         state = config.command_state_directory(path, os.environ)
         reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
         if read.settings.webhooks or read.settings.mail.host:
-            from tminus import delivery  # noqa: PLC0415 - slow to load, and needed only with endpoints
+            from tminus import delivery  # noqa: PLC0415 - slow to load, and needed only with endpoints or mail
 
             reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
         if read.settings.signin.oidc.issuer:

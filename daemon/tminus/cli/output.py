@@ -1,7 +1,7 @@
 """Standard output and standard error of a command.
 
 All text that a command prints, also from libraries, goes through an `EscapingStream`, so that no caller can forget to
-escape characters that a terminal acts on. Only `drawn` adds escape sequences, for colours, and `tminus watch`, to move
+escape characters that a terminal acts on. Only `styled` adds escape sequences, for colours, and `tminus watch`, to move
 the cursor.
 """
 
@@ -122,7 +122,7 @@ def coloured() -> bool:
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def drawn(line: Line, *, colour: bool) -> str:
+def styled(line: Line, *, colour: bool) -> str:
     """Return a line as text for a terminal. The text is escaped, so only its styles add escape sequences."""
     text = ""
     for span in line:
@@ -139,7 +139,7 @@ def put(content: str | Iterable[Line]) -> None:
         return
     colour = coloured()
     for line in content:
-        _raw(f"{drawn(line, colour=colour)}\n")
+        _raw(f"{styled(line, colour=colour)}\n")
 
 
 def put_text(text: str) -> None:

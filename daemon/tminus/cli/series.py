@@ -242,8 +242,8 @@ def end(connection: Connection, series_id: str, from_here: str | None, as_json: 
     if as_json:
         output.put_json(ended)
     else:
-        since = f" at {ended['ends']} ({ended['timezone']})" if from_here is not None and ended["ends"] else ""
-        output.put(f"series {series_id} {'ends' if since else 'has ended'}{since}")
+        at = f" at {ended['ends']} ({ended['timezone']})" if from_here is not None and ended["ends"] else ""
+        output.put(f"series {series_id} {'ends' if at else 'has ended'}{at}")
 
 
 def _show(found: "schemas.Series", as_json: bool) -> None:

@@ -101,9 +101,9 @@ def _add(connection: Connection, read: Configuration, file: Path, agent: dict[st
         present = _file_of(read, agent_id)
         if not _is_same(present, file):
             raise fail(f"agent {agent_id} is in {present}: name that file, or choose another --id", REFUSED)
-        _change(connection, read, file, lambda text: editing.with_token(text, agent_id, digest), agent_id)
+        _change(connection, file, lambda text: editing.with_token(text, agent_id, digest), agent_id)
     else:
-        _change(connection, read, file, lambda text: editing.with_agent(text, agent), agent_id)
+        _change(connection, file, lambda text: editing.with_agent(text, agent), agent_id)
 
 
 @click.command("list", cls=Command)
@@ -173,9 +173,9 @@ def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | Non
 
         from tminus.config import editing  # noqa: PLC0415 - tomlkit is slow to load
 
-        _change(connection, read, file, lambda text: editing.without_tokens(text, agent.id, digests), agent.id)
-    named = ", ".join(sorted(map(fingerprint, digests)))
-    output.put(f"removed {named} of agent {agent.id} from {file}; to revoke it in the daemon, {how_to_reload()}")
+        _change(connection, file, lambda text: editing.without_tokens(text, agent.id, digests), agent.id)
+    named = f"token{'s' * (len(digests) > 1)} {', '.join(sorted(map(fingerprint, digests)))}"
+    output.put(f"removed {named} of agent {agent.id} from {file}; for this to take effect, {how_to_reload()}")
 
 
 def _named_tokens(read: Configuration, mark: str | None, agent_id: int | None) -> tuple[Agent, frozenset[str]]:
@@ -223,7 +223,7 @@ def _is_same(one: Path, other: Path) -> bool:
     return False
 
 
-def _change(connection: Connection, read: Configuration, file: Path, edit: Callable[[str], str], agent_id: int) -> None:
+def _change(connection: Connection, file: Path, edit: Callable[[str], str], agent_id: int) -> None:
     """Edit a file if the configuration is valid with the new text; otherwise fail with a message."""
     from tminus.config import editing  # noqa: PLC0415 - tomlkit is slow to load
 
@@ -247,12 +247,13 @@ def _change(connection: Connection, read: Configuration, file: Path, edit: Calla
         raise fail(f"{file}: {error}; change it in an editor", REFUSED) from None
     if path is None:
         output.print_error(
-            f"the configuration {main or 'of built-in defaults'} does not read {file}: move its lines there"
+            f"the configuration {main or 'of built-in defaults'} does not read {file}: move its lines to a file that "
+            "it reads"
         )
 
 
 def _as_read(main: Path | None, file: Path) -> Path | None:
-    """Return the path by which the configuration reads a file; None if it does not read it."""
+    """Return the path by which the configuration reads a file; None if it does not read that file."""
     if main is None:
         return None
     if _is_same(main, file):

@@ -183,12 +183,11 @@ class Events:
     def __init__(self, when: TimeFormat, *, wide: bool) -> None:
         self._when = when
         self._wide = wide
-        self._widths: list[int] | None = None
         self._headed = False
 
     def show(self, rows: "Iterable[schemas.Event]") -> None:
         """Print more events below those that were printed before."""
-        cells = [[self._span(cell) for cell in self._row(row)] for row in rows]
+        cells = [[Span(cell) for cell in self._row(row)] for row in rows]
         columns = [column for column in EVENT_COLUMNS if self._wide or not column.wide or not output.is_terminal()]
         chosen = [EVENT_COLUMNS.index(column) for column in columns]
         cells = [[row[at] for at in chosen] for row in cells]
@@ -199,7 +198,7 @@ class Events:
                 output.put_fields([span.text for span in row])
         elif cells or not self._headed:
             width = output.size()[0]
-            if self._wide:  # nothing is cut; the message continues on the next line, if there is room for it
+            if self._wide:  # nothing is cut: the message is folded, and the table may be wider than the terminal
                 width = max(width, tables.least_width(columns, cells))
             drawn = tables.lines(columns, cells, width)
             output.put(drawn[1:] if self._headed else drawn)
@@ -211,10 +210,6 @@ class Events:
         when = self._when.text(row["ts"], seconds=True)
         return [f"{row['seq']:>6}" if output.is_terminal() else str(row["seq"]), when, row["type"], row["actor"],
                 row["message"] + late]  # fmt: skip
-
-    @staticmethod
-    def _span(cell: str) -> Span:
-        return Span(cell)
 
 
 def webhooks(rows: "Sequence[schemas.Webhook]", when: TimeFormat, *, wide: bool) -> None:
@@ -301,7 +296,7 @@ def deliveries(rows: "Sequence[schemas.Delivery]", when: TimeFormat, *, wide: bo
 
 
 def _next(row: "schemas.Session", when: TimeFormat) -> str:
-    """Return the next transition that a deadline causes, and the start, if the session's fields show them; or `""`."""
+    """Return the time until a session opens and starts, or expires; `""` if it is in another status."""
     if row["status"] == "scheduled" and "startTime" in row:
         opens = f"opens in {when.until(row['opensAt'])}, " if "opensAt" in row else ""
         return f"{opens}starts in {when.until(row['startTime'])}"
@@ -348,7 +343,7 @@ def series_list(rows: "Sequence[schemas.Series]", *, wide: bool) -> None:
 def series(row: "schemas.Series") -> None:
     """Print one series with its next sessions, one field per line.
 
-    Times are local times of its zone, except when the series ended and when a moved session starts: these are in UTC.
+    Times are local times of the series' zone. Only the time when it was ended and the starts of moved sessions are UTC.
     """
     session = row["session"]
     known: list[tuple[str, Span | str]] = [

@@ -122,9 +122,9 @@ class Screen:
         if self._height:
             output.draw("\n")
 
-    def draw(self, drawn: tuple[list[Line], Line], size: tuple[int, int]) -> None:
+    def draw(self, frame: tuple[list[Line], Line], size: tuple[int, int]) -> None:
         """Draw a frame that was made for a terminal of this size. If the size has changed, clear the screen first."""
-        lines, end = drawn
+        lines, end = frame
         if not output.is_terminal():
             if lines != self._before:
                 output.put([*lines, []])
@@ -136,6 +136,6 @@ class Screen:
         start = "\x1b[2J\x1b[H" if self._size != size and self._height else "\r"
         if self._height and self._size == size:
             start += f"\x1b[{self._height}A"
-        text = "".join(f"\x1b[K{output.drawn(line, colour=colour)}\n" for line in lines)
-        output.draw(f"{start}{text}\x1b[J{output.drawn(end, colour=colour)}")
+        text = "".join(f"\x1b[K{output.styled(line, colour=colour)}\n" for line in lines)
+        output.draw(f"{start}{text}\x1b[J{output.styled(end, colour=colour)}")
         self._height, self._size = len(lines), size

@@ -19,8 +19,8 @@ SECRET_BYTES = 32
 """Random bytes in a new signing secret."""
 
 PING_WAIT = 300.0
-"""Seconds that the answer to a ping or a sample may take beyond the client's time-out: the maximum of `timeout` of a
-webhook.
+"""Seconds that the answer to a ping or a sample may take beyond the client's time-out: the maximum of a webhook's
+`timeout`.
 """
 
 
