@@ -70,7 +70,7 @@ class Conflict(ScreenMeetError):
 
 
 class Unavailable(ScreenMeetError):
-    """There was no response, or a response that allows a later retry, also after the retries that the client made."""
+    """There was no response, or a response that allows a later retry. The client's own retries, if any, have failed."""
 
 
 _ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 412: Conflict}
