@@ -1,4 +1,4 @@
-"""The JSON objects that the API returns, as typed dictionaries. OpenAPI describes them, the client returns them.
+"""The JSON objects that the API and the Python client return, as typed dictionaries.
 
 Times are RFC 3339 in UTC with milliseconds and `Z`. Field names are exactly those of the original API.
 """

@@ -59,7 +59,7 @@ def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str,
 def _store(tx: Transaction, begun: AgentSession) -> int:
     """Store an agent session; return its `sid`. Raises `AgentShutOut`.
 
-    The same transaction checks that the agent is not shut out, which an operator may do at this moment.
+    The transaction also checks whether the agent is shut out, since an operator may do that at this moment.
     """
     agents.note_sign_in(tx, begun.agent_id)
     return tx.add_agent_session(begun)

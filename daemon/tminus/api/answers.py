@@ -137,7 +137,7 @@ def free_busy(agent_id: int, busy: Iterable[Interval], start: datetime, end: dat
 
 
 def pin_meta(session: Session) -> schemas.PinMeta:
-    """Return the data of a session that are public for its PIN. Clients append the PIN to the download URLs."""
+    """Return the data of a session that everybody with its PIN may see. Clients append the PIN to the download URLs."""
     page = _users_page(session)
     if not page.endswith("/"):
         page += "?"
@@ -198,7 +198,7 @@ def live_connection(session: Session, settings: Settings, instance: str) -> sche
 
 
 def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> schemas.Me:
-    """Return the caller with its secret, which it sent or has just received."""
+    """Return the caller. `secret` is the one that the caller sent, or that it gets with this answer."""
     organization, shown = settings.organization, public_agent_session(caller, now)
     return {
         "session": {

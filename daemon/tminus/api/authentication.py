@@ -1,8 +1,8 @@
 """Identify the caller of a request by its token, its agent session or the local socket.
 
 Tokens are not compared with each other: the SHA-256 of a token is looked up. The time of a look-up may depend on how
-many bytes of the digest match, but an attacker cannot choose a token for the beginning of its digest. So timing does
-not help to guess a token character by character.
+many bytes of the digest match, but not on how many characters of the token do. So timing does not help to guess a token
+character by character.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Batches: read, validate and answer many items in parts, so that neither memory nor other requests depend on the size.
+"""Read, validate and answer batches in parts, so that memory and other requests do not depend on the size.
 
 Parsing, validation and serialization run on a thread of their own. New sessions are validated, prepared and stored in
 parts; an answer is read and sent in parts.
@@ -309,7 +309,7 @@ async def _at_once(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None], list[FieldError]]:
-    """Return the sessions of a part, and the errors of all that are not valid. In place of each of these there is None.
+    """Return the sessions of a part, with None in place of each that is not valid, and the errors of these.
 
     `first`: the index of the first one.
     """
@@ -389,7 +389,7 @@ async def decide(
         try:
             found = await services.prepare(lambda: services.store.read(find, lane="search"))
         except RequestError:
-            # A repeated request finds the sessions as the first one has left them.
+            # A repeated request may be refused because the first one has already changed the sessions.
             if keyed is not None:
                 earlier = await services.query(lambda view: commands.find_decided(view, caller, keyed, clock.now()))
                 if earlier is not None:
@@ -411,7 +411,7 @@ class _Part(NamedTuple):
     """The rows of those that were just created, by id. The others are read."""
 
 
-async def _done(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:
+async def _execute_parts(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:
     """Execute the parts of a batch that are left, and yield the sessions in parts, each as soon as it is done.
 
     Raises `RequestError`.
@@ -468,14 +468,14 @@ async def answer(context: RequestContext, caller: Caller, decided: Decided, head
             yield b"".join(line + b"\n" for line in await read(_Part(some)))
 
     if wants_ndjson(context):
-        session_ids = [one async for part in _done(context, caller, decided) for one in part.session_ids]
+        session_ids = [one async for part in _execute_parts(context, caller, decided) for one in part.session_ids]
         response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
         response.raw_headers += headers or []
         return response
     shown: list[bytes] = []
     reading: asyncio.Task[list[bytes]] | None = None
     try:
-        async for part in _done(context, caller, decided):
+        async for part in _execute_parts(context, caller, decided):
             shown += [] if reading is None else await reading
             reading = asyncio.create_task(read(part))
         shown += [] if reading is None else await reading

@@ -29,7 +29,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class _Unstorable:
     """A value that cannot be stored unchanged.
 
-    orjson cannot write this class, so `parse` searches for problems only in bodies that orjson fails on.
+    orjson cannot write this class, so `parse` looks for problems only in bodies that orjson fails on, or that may be
+    nested too deep.
     """
 
     def __init__(self, problem: str, value: Any = None) -> None:

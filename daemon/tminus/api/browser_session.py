@@ -73,7 +73,7 @@ def is_own_page(context: RequestContext) -> bool:
     settings = context.services.settings
     public, host = urlsplit(settings.server.urls().public), context.header(b"host")
     own = {f"{public.scheme}://{public.netloc}", f"https://{host}"}
-    if not _is_secure(settings):  # with TLS, no: anybody on the network can forge a page without TLS
+    if not _is_secure(settings):  # if the pages have TLS, anybody on the network could forge one without
         own.add(f"http://{host}")
     return origin in own
 

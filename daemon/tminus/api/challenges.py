@@ -1,4 +1,4 @@
-"""Make and check challenges: pictures with digits that a person reads, after too many wrong PINs of an address.
+"""Make and check challenges: pictures with digits that a person reads, after too many wrong PINs from an address.
 
 A challenge is not stored. Its id has the time of its creation, random bits, and an authentication code (HMAC) made with
 the key of the database; its text is computed from its id. So every daemon can check it, and nobody can fill a table.

@@ -108,7 +108,7 @@ SwaggerUIBundle({
 
 
 def description_routes(routes: Sequence[Route], public_url: Callable[[], str | None]) -> Sequence[Route]:
-    """Return the routes of the OpenAPI document of other routes, and of the page that shows it.
+    """Return the routes that serve the OpenAPI document of `routes`, and the page that shows it.
 
     `public_url` returns the current public URL of the API; None if none is configured.
     """

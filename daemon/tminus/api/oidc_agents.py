@@ -82,7 +82,7 @@ def _is_person(agent: Agent, oidc: Oidc, claims: Mapping[str, Any]) -> bool:
 
 
 def _comparable(address: str) -> str:
-    """Return a mail address without the case of its letters, if all of them are ASCII.
+    """Return a mail address in lower case if it is ASCII, otherwise unchanged.
 
     Other alphabets have different letters that become equal in lower case.
     """

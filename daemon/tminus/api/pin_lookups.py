@@ -100,7 +100,7 @@ async def _answered_challenge(context: RequestContext, answered: Answered, wait:
     key = await services.challenges.key()
     uuid = _uuid(answered.challenge)
     if uuid is None or not challenges.is_ours(key, uuid):
-        raise _refused(context, wait, "is to no challenge of this server")
+        raise _refused(context, wait, "belongs to no challenge of this server")
     if not challenges.is_valid(uuid, clock.now()):
         raise _refused(context, wait, "came too late")
     # Reading first: an answer that is sent again and again costs no writes.

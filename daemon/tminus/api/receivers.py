@@ -1,8 +1,7 @@
 """The web pages to which a browser returns after the sign-in (`signin.receivers`).
 
-The URL to which the daemon redirects begins with text from the configuration, not with what the caller has sent. Only
-its query and fragment come from the caller, and only in characters that cannot end them. So no spelling of a URL leads
-to another page.
+The URL to which the daemon redirects begins with text from the configuration. The caller gives only the query and a
+value in the fragment, in characters that are allowed there. So no spelling of a URL leads to another page.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Read the complete body of a request, within limits of size and time."""
+"""Read the body of a request, at once or in parts, within limits of size and time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

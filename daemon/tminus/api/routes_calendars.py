@@ -145,7 +145,7 @@ async def revoke_address(context: RequestContext, caller: CurrentCaller, number:
 
 
 def _check_agent(context: RequestContext, caller: Caller, number: int) -> None:
-    """Raise `Forbidden` unless the caller is this agent or a group admin; `UnknownAgent`."""
+    """Raise `Forbidden` unless the caller is this agent or a group admin, and `UnknownAgent` if there is none."""
     own = caller.agent_id == number and caller.has(Role.AGENT)
     require(own or caller.has(Role.GROUP_ADMIN), "the agent itself, or the role group_admin")
     if context.services.agent(number) is None:

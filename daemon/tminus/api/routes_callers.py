@@ -1,4 +1,4 @@
-"""Routes for agents: agent sessions, and the options of the organization."""
+"""Routes about the caller: agent sessions, the caller's data, and the URLs from which clients build links."""
 
 from typing import Annotated, Any
 

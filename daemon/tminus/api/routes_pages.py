@@ -1,7 +1,7 @@
 """Serve the page for people who were invited, the page for agents, and the files that they load.
 
-The page is the same for all sessions: its script reads the link, finds the session through the API, and connects to the
-room. So loading the page needs no query and is not a PIN look-up, and the page contains no link.
+The first page is the same for all sessions: its script reads the link, finds the session through the API, and connects
+to the room. So loading it needs no query and is not a PIN look-up, and it contains no link.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def page_routes() -> Sequence[Route]:
 
 
 async def _agent_page(context: RequestContext) -> Answer:
-    """Return the page for the agent who is signed in in this browser, or the way to the sign-in page and back."""
+    """Return the page for the agent who is signed in in this browser, or a redirect to the sign-in page."""
     settings = context.services.settings
     if await authentication.caller_of_page(context) is None:
         # Relative, since a proxy may remove a path prefix.

@@ -111,7 +111,7 @@ class _Visit:
         return self._form(agent=found.caller.name)
 
     def _refuse(self) -> Response:
-        """Return the page that names the configuration's key for receivers. It has no link to the refused one."""
+        """Return the page for a receiver that is not listed. It names `signin.receivers`, and has no link."""
         context, shown = self._context, self._receiver_url.partition("?")[0][:_SHOWN]
         shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
         context.logged = True

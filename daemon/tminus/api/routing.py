@@ -49,6 +49,7 @@ class Route:
     """The media type of a text."""
     refusals: Mapping[int, Mapping[str, Any]]
     described: bool
+    """Whether the OpenAPI document has the route."""
     reads: TypeAdapter[Any] | None = None
     """The type of a body that the endpoint reads itself, for the OpenAPI document."""
 

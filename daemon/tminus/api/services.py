@@ -86,7 +86,7 @@ class Services:
     settings
         The settings in force; `apply` replaces them.
     webhooks
-        The endpoints.
+        The webhook endpoints and their deliveries.
     not_ready
         Returns the reasons why the daemon is not ready; an empty list if it is ready.
     instance

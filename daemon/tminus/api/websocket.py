@@ -73,7 +73,7 @@ class WebSocket:
     async def send(self, text: str | bytes) -> None:
         """Send a text message. Bytes must be valid UTF-8.
 
-        Waits while the client has more than 64 KiB to read; it has at most 20 s, then it counts as gone. Raises
+        Waits while the client has more than 64 KiB to read; the server gives up a client that reads too slowly. Raises
         `WebSocketClosed` after the end.
         """
         if self.closed is not None:

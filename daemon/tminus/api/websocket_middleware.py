@@ -23,8 +23,8 @@ from tminus.domain.networks import client_network
 from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 
-REFUSED = 4000
-"""Close code minus HTTP status, for an error after the WebSocket was accepted."""
+CLOSE_CODE_OFFSET = 4000
+"""The close code of an error after the WebSocket was accepted is this number plus the error's HTTP status."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -143,7 +143,7 @@ def _close_code(refusal: errors.RequestError) -> int:
         return 1012  # service restart
     if isinstance(refusal, errors.InternalError):
         return 1011
-    return REFUSED + status_of(type(refusal))
+    return CLOSE_CODE_OFFSET + status_of(type(refusal))
 
 
 def _subprotocol(route: WebSocketRoute, offered: Sequence[str]) -> str | None:
