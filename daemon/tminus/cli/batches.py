@@ -170,7 +170,7 @@ def shift(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Move the start of all scheduled sessions that match, by a duration: all of them, or none."""
+    """Move the starts of all matching scheduled sessions by a duration: all of them, or none."""
     chosen = _filter(connection, scope, startFrom=from_, startTo=to, type=type, externalMapping=record)
     span = f"{'-' if by < timedelta() else ''}{duration_text(abs(by))}"
     with reporting_errors(), connection.open() as daemon:

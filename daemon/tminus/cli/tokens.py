@@ -111,7 +111,7 @@ def _add(connection: Connection, read: Configuration, file: Path, agent: dict[st
 @as_json
 @click.pass_obj
 def list_(connection: Connection, wide: bool, as_json: bool) -> None:
-    """Show the configured agents, the fingerprints of their tokens, and when they expire."""
+    """Show the configured agents, the fingerprints of their tokens, and when the tokens expire."""
     with reporting_errors():
         read = _configuration(connection)
     now = clock.now()
