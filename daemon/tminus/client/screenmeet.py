@@ -224,7 +224,7 @@ class ScreenMeet:
         dry_run: bool = False,
         idempotency_key: str | None = None,
     ) -> "schemas.SessionBatch":
-        """Close up to 10,000 sessions, all or none: those with these ids, or those that match and are not closed."""
+        """Close up to 10,000 sessions, all or none: those in `ids`, or those that match `filter` and are not closed."""
         return self._batch("/close", {"ids": ids, "filter": filter}, dry_run, idempotency_key)
 
     def _batch(self, path: str, body: Mapping[str, Any], dry_run: bool, key: str | None) -> "schemas.SessionBatch":

@@ -274,7 +274,7 @@ _RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
 def problem(method: str, path: str, body: Any) -> str:
     """Return what is wrong with the response to a call, in words that follow "it sent JSON that", or `""`.
 
-    Of a call that only users of `ScreenMeet.request` make, the response only has to be an object.
+    For other calls, which only users of `ScreenMeet.request` make, any object is valid.
     """
     for known_method, known_path, check in _RESPONSES:
         if known_method == method and known_path.fullmatch(path):
