@@ -87,7 +87,7 @@ from tminus.domain.types import Status
 
 
 def printable(path: object) -> str:
-    """Return a path as text that can be encoded as UTF-8: other bytes are escaped, since log lines cannot hold them."""
+    """Return a path as text that can be encoded as UTF-8: other bytes, which log lines cannot have, are escaped."""
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

@@ -1,8 +1,7 @@
 """The transition table, and the `transitions` machine that is built from it. No I/O.
 
 A row of the table describes a transition completely: who may cause it, what it writes, and which events it records.
-`storage.transitions` executes it. The machine decides which transitions are legal; the README shows its
-diagram.
+`storage.transitions` executes it. The machine decides which transitions are legal; the README shows its diagram.
 """
 
 from collections.abc import Callable, Container, Mapping

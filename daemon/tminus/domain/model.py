@@ -194,13 +194,13 @@ class Presence(Record):
     connection: str
     """The random id of the connection that represents them; the latest one, if there are two."""
     gone_at: datetime | None = Field(default=None, sa_type=Instant)
-    """When they count as having left; None while they are connected."""
+    """When they leave, unless they reconnect before; None while they are connected."""
 
 
 class Lease(Record):
     """The lease of a daemon with people in its rooms.
 
-    The daemon renews it while it runs. When it has expired, another daemon records that these people are gone.
+    The daemon renews it while it runs. When it has expired, another daemon sets `Presence.gone_at` of these people.
     """
 
     daemon: str
@@ -231,13 +231,15 @@ class Event(Record):
 
 
 class AgentSession(Record):
-    """An agent session, which `authWithToken` creates for one hour. Only the SHA-256 of its secret is stored."""
+    """An agent session, which a sign-in creates for one hour. Only the SHA-256 of its secret is stored."""
 
     sid: int = 0
     secret_sha256: str
     agent_id: int
     token_sha256: str
-    """SHA-256 of the configured token that created it. Removing that token from the configuration ends it."""
+    """The credential of the sign-in: the SHA-256 of a configured token, or an OpenID Connect issuer. The agent session
+    ends when the configuration no longer has it.
+    """
     started_at: datetime = Field(sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
     client_app: str
@@ -333,7 +335,7 @@ class SignInCode(Record):
     """The page's URL, as `signin.receivers` has it."""
     agent_id: int
     token_sha256: str
-    """SHA-256 of the configured token with which the agent signed in."""
+    """The credential with which the agent signed in, as in `AgentSession`."""
     expires_at: datetime = Field(sa_type=Instant)
 
 
@@ -373,11 +375,9 @@ class Batch(Record):
     session_ids: str = Field(sa_type=JsonText)
     """The ids of its sessions, in their order: a JSON list."""
     starts: str | None = Field(default=None, sa_type=JsonText)
-    """The starts of these sessions after the batch, as stored integers: a JSON list; None: overlaps are allowed."""
+    """The starts of these sessions after the batch, as stored integers: a JSON list; None: no overlap is refused."""
     pins: str | None = Field(default=None, sa_type=JsonText)
-    """The PINs that are reserved for new sessions, as JSON: `new` for those without a start, `due` for those that open
-    soon.
-    """
+    """The reserved PINs, as JSON: `new` for new sessions without a start, `due` for sessions that open soon."""
     remaining: int
     """Number of sessions for which it is not done yet: the last ones of `session_ids`."""
     created_at: datetime = Field(sa_type=Instant)

@@ -17,7 +17,7 @@ from tminus.domain.durations import parse_duration, quoted
 from tminus.domain.types import CreateSession
 
 MAX_AHEAD = 1000
-"""Maximum number of occurrences that a series has made ahead."""
+"""Maximum number of occurrences of a series within its horizon."""
 
 MAX_RULE = 500
 """Maximum length of a recurrence rule in characters."""
@@ -132,7 +132,7 @@ def instant(local: datetime, zone_name: str) -> datetime:
     """Return the time that a local time means.
 
     A local time that occurs twice, because clocks are set back, means the first of both. One that does not occur,
-    because clocks are set ahead, is moved ahead as they are: 02:30 becomes 03:30.
+    because clocks are set ahead, is later by as much as they are set: 02:30 becomes 03:30.
     """
     return local.replace(tzinfo=zone(zone_name), fold=0).astimezone(UTC)
 
@@ -264,7 +264,7 @@ class Recurrence:
     def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
         """Return the first `most` local times after `after`, up to `until`, in order.
 
-        The time that this takes is bounded by the number of periods of the rule from its start to `until`.
+        This takes time in proportion to the number of periods of the rule from its start to `until`.
         """
         found = {one for one in self.added if after < one <= until}
         for one in _of_rule(self.start, self.rule, until, self.zone):
@@ -304,8 +304,8 @@ def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str
             end = end.replace(tzinfo=UTC).astimezone(zone(zone_name)).replace(tzinfo=None)
         last = min(until, end)
     left = rule.count if rule.count is not None else -1
-    found = _in_periods(start, rule, last) if rule.freq in ("YEARLY", "MONTHLY") else _each_period(start, rule, last)
-    for one in found:
+    times = _monthly_or_yearly if rule.freq in ("YEARLY", "MONTHLY") else _daily_or_weekly
+    for one in times(start, rule, last):
         if left == 0 or one > last:
             return
         if one >= start:
@@ -323,7 +323,7 @@ def is_over(rule: Rule, after: datetime, zone_name: str) -> bool:
     return end <= after
 
 
-def _each_period(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
+def _daily_or_weekly(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
     """Return the times of a daily or weekly rule.
 
     The library gets only the part of the rule that selects something in each period. The other conditions are applied
@@ -354,7 +354,7 @@ def _days_in_month(day: datetime) -> int:
     return (following - timedelta(days=following.day)).day
 
 
-def _in_periods(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
+def _monthly_or_yearly(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
     """Return the times of a monthly or yearly rule. The library computes one month or year at a time."""
     from dateutil import rrule  # noqa: PLC0415 - loaded only for series
 

@@ -287,6 +287,6 @@ class CreateSession:
     reminders: tuple[timedelta, ...] | None = field(default=None, kw_only=True)
     """How long before the start people are reminded; None: the default of the configuration."""
     series_id: str | None = field(default=None, kw_only=True)
-    """The series that creates the session; None: a caller creates it."""
+    """The series to which the session belongs; None: it belongs to none."""
     series_start: str | None = field(default=None, kw_only=True)
     """Its local start in the series."""
