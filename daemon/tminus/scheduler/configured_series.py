@@ -25,8 +25,8 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 class ConfiguredSeries:
     """Creates, changes and ends series until they equal the entries `[[series]]`.
 
-    Each entry has a transaction of its own, so one that is refused does not hold up the others. If
-    several daemons of a database have the same entries, the first applies them, and the others find nothing to do.
+    Each entry has a transaction of its own, so one that is refused does not hold up the others. If several daemons of a
+    database have the same entries, the first applies them, and the others find nothing to do.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class SweepResult:
     """The result of `do_all_due`."""
 
     transitions: Counter[str] = field(default_factory=Counter)
-    """Trigger -> number of transitions."""
+    """Trigger -> number of transitions. Also the number of reminders by outcome, of series, and of occurrences."""
     worst_lag: timedelta = timedelta(0)
     """The greatest lateness of a transition."""
     without_pin: int = 0

@@ -101,7 +101,7 @@ class Report(NamedTuple):
 
 
 class ReportInParts:
-    """Counts what happened in a period in parts, so that each read is short and other requests run in between.
+    """Counts, part by part, what happened in a period: each read is short, and other requests run in between.
 
     If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`.
     """
@@ -117,7 +117,7 @@ class ReportInParts:
         self._beginnings: Counter[datetime] = Counter()
 
     def count(self, view: View) -> bool:
-        """Count the next part; return whether another one is left. Raises `InvalidRequest` if there are too many."""
+        """Count the next part; return whether another is left. Raises `InvalidRequest` if there are too many sessions."""
         if self._is_first and reports.size(view, self._left, MOST_REPORTED + 1) > MOST_REPORTED:
             problem = f"begins a period in which more than {MOST_REPORTED} sessions closed: choose a shorter one"
             raise InvalidRequest([FieldError("since", problem)])

@@ -405,7 +405,7 @@ def _replace(
 
 
 def _in_free_order(moves: Iterable[tuple[str, datetime, datetime]]) -> list[tuple[str, datetime]]:
-    """Return sessions with their new starts, in an order in which none is moved to the time of one that moves later.
+    """Return sessions with their new starts, in an order in which none moves to a time that another has not left yet.
 
     `moves`: session, old and new start. If sessions may not overlap, such a move would be refused.
     """
