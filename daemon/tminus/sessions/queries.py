@@ -117,7 +117,7 @@ class ReportInParts:
         self._beginnings: Counter[datetime] = Counter()
 
     def count(self, view: View) -> bool:
-        """Count the next part; return whether another is left. Raises `InvalidRequest` if there are too many sessions."""
+        """Count the next part; return whether another is left. Raises `InvalidRequest` for too many sessions."""
         if self._is_first and reports.size(view, self._left, MOST_REPORTED + 1) > MOST_REPORTED:
             problem = f"begins a period in which more than {MOST_REPORTED} sessions closed: choose a shorter one"
             raise InvalidRequest([FieldError("since", problem)])
