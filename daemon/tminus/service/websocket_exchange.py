@@ -47,15 +47,15 @@ SILENT_SECONDS = 15
 """Seconds after which a silent client counts as gone; it has then left three pings unanswered."""
 
 CLOSE_SECONDS = 2
-"""Maximum seconds for the client to answer a close frame and to close the connection. Must be well below the drain
-time.
+"""Maximum seconds for the client to answer a close frame and to close the connection. Must be well below the server's
+`DRAIN_SECONDS`.
 """
 
 REASON_BYTES = 123
 """Maximum bytes of the reason in a close frame (RFC 6455, 5.5)."""
 
 SERVICE_RESTART = 1012
-"""The close code when the daemon stops: service restart."""
+"""The close code when the daemon stops. Clients then connect again."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
