@@ -49,7 +49,7 @@ for it joins at once; other requests must not wait for all of them.
 """
 
 CHECK_INTERVAL = 10.0
-"""Seconds between two checks that the stored connections are those of this daemon."""
+"""Seconds between two comparisons of the stored connections with the open ones."""
 
 
 class Dependencies(Protocol):
@@ -346,7 +346,7 @@ class Hub:
         after = self._after
         if after is None:
             self._after = await self.dependencies.query(lambda view: view.last_seq())
-            # A room that was connected before the number was read is read after it, so it misses no event.
+            # The rooms that have connected before this query are read after it, so they miss no event.
             return set(self._rooms), False
         changed, through, more = await self.dependencies.query(
             partial(presence.changed_since, after=after, limit=EVENTS)

@@ -45,7 +45,7 @@ def _name(text: str) -> str:
     if not any(unicodedata.category(char)[0] in "LNPS" and char not in _BLANK for char in text):
         raise ValueError("must have a visible character")
     if _most_marks(text) > MARKS:
-        raise ValueError("must not have more than 4 combining marks on a character")
+        raise ValueError(f"must not have more than {MARKS} combining marks on a character")
     return text
 
 
