@@ -109,7 +109,7 @@ LOG_LINES = {
     ),
     "clock.test": LineTemplate(
         "warning",
-        "TEST CLOCK: no time passes until `tminus clock` moves it, it stands at {now}; not for production",
+        "TEST CLOCK at {now}: it stands until `tminus clock` moves it; not for production",
         ("now",),
     ),
     "clock.moved": LineTemplate("warning", "test clock moved from {moved_from} to {now}", ("moved_from", "now")),
