@@ -34,7 +34,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a request. If there was no response, `status` is None and `error` says why."""
+    """The outcome of a request. If there was no response, `status` is None, and `error` has the reason."""
 
     status: int | None
     error: str | None

@@ -359,7 +359,7 @@ class Webhooks:
         for one in ending:
             one.worker.stop()
         running = {one.task for one in ending}
-        for _ in ("wait for the response", "wait until the cancelled request is recorded"):
+        for _ in range(2):  # first wait for the response, then until the cancelled request is recorded
             if running:
                 _, running = await asyncio.wait(running, timeout=STOP_GRACE)
             for task in running:

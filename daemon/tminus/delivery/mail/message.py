@@ -98,7 +98,7 @@ def make(event: Event, session: Session, task: Task, common: Common, templates: 
 
 
 def test(to: Mailbox, common: Common, now: datetime, number: str) -> Message:
-    """Return a mail that only shows that mails are sent."""
+    """Return a test mail. `number` becomes the first part of its `Message-ID`."""
     words = Words("A test of tminus", "This mail is a test: tminus can send mail.\n", "")
     domain = ascii_host(to.email.rpartition("@")[2])
     return _assemble(f"{number}@{domain}", Mailbox(ascii_domain(to.email), to.name), words, b"", "", common, now)

@@ -85,7 +85,7 @@ class Form {
     }
   }
 
-  /** Say that the answer of an attempt was lost and the next one comes. */
+  /** Show that an attempt got no answer, and that the next one follows. */
   again = () => {
     fill(`${this.name}-progress`, text("again"));
     announce(text("again"));

@@ -108,7 +108,7 @@ function showLost() {
   banner("lost", seconds ? text("lost_wait", { time: duration(seconds) }) : text("lost_now"), "retry");
 }
 
-/** Say why something failed. An ended agent session has its own place, since only a new sign-in helps. */
+/** Show why something failed. The end of the agent session replaces the whole page, since only a new sign-in helps. */
 function failed(failure) {
   if (isOver) return;
   if (failure.kind === "ended") return end();
