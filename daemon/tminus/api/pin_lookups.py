@@ -17,7 +17,7 @@ from tminus.domain.model import ChallengeUse, Session
 from tminus.logs.repeated import REPEATED
 from tminus.sessions import queries
 from tminus.storage import Transaction
-from tminus.storage.challenges import guesses_full_until, is_used, use
+from tminus.storage.challenges import guesses_limited_until, is_used, use
 
 GUESS_KEPT = timedelta(hours=2)
 """How long a wrong PIN with an answer is kept, to be counted: longer than the longest window of a limit."""
@@ -69,9 +69,9 @@ async def _with_answer(context: RequestContext, pin: str, number: int, answered:
         """Use up the answer; return the session with this PIN, or None. If it raises, the answer is not used up."""
         if limit is not None:
             # Also for a right PIN: otherwise one answer could try all PINs while the limit is reached.
-            full = guesses_full_until(tx, tx.now, limit.count, timedelta(seconds=limit.seconds))
-            if full is not None:
-                raise TooManyGuesses(max(1.0, (full - tx.now).total_seconds()))
+            until = guesses_limited_until(tx, tx.now, limit.count, timedelta(seconds=limit.seconds))
+            if until is not None:
+                raise TooManyGuesses(max(1.0, (until - tx.now).total_seconds()))
         session = tx.open_session_by_pin(number)
         guessed_at = tx.now if session is None else None
         if not use(tx, ChallengeUse(uuid=str(uuid), guessed_at=guessed_at, kept_until=tx.now + GUESS_KEPT)):

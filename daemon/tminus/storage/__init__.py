@@ -1,6 +1,6 @@
 """The database: tables, migrations, queries, and the one writer.
 
-===============  ==============================================================================
+================ ==============================================================================
 `tables`         the records of `domain.model` as tables
 `engine`         connections to SQLite and PostgreSQL, and the meaning of their errors
 `postgresql`     new connections to PostgreSQL: settings and checks
@@ -25,7 +25,7 @@
 `batches`        batches that are decided but not done, and their parts
 `challenges`     answers to challenges, each of which counts once
 `inserts`        inserts many rows with one statement
-`json_rows`      a JSON object as the rows of a statement
+`json_rows`      passes values for many rows to a statement, as a JSON object
 `reports`        aggregates of the sessions that closed in a period
 `pins`           random free PINs
 `allowances`     counts that the writer keeps in memory between transactions
@@ -49,7 +49,7 @@
 `check`          checks that a database is consistent
 `invariants`     the invariants of all sessions, as SQL queries
 `wal`            finds what SQLite drops from a damaged -wal file
-===============  ==============================================================================
+================ ==============================================================================
 """
 
 from tminus.storage.engine import READERS

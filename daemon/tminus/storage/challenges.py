@@ -50,15 +50,15 @@ def is_used(view: View, uuid: str) -> bool:
     return bool(view.scalar(_USED, uuid=uuid))
 
 
-def use(tx: Transaction, use: ChallengeUse) -> bool:
+def use(tx: Transaction, answer: ChallengeUse) -> bool:
     """Store that a challenge was answered; return False if it was answered before."""
-    if is_used(tx, use.uuid):
+    if is_used(tx, answer.uuid):
         return False
-    tx.execute(insert(CHALLENGE_USES), use.model_dump())
+    tx.execute(insert(CHALLENGE_USES), answer.model_dump())
     return True
 
 
-def guesses_full_until(view: View, now: datetime, count: int, period: timedelta) -> datetime | None:
+def guesses_limited_until(view: View, now: datetime, count: int, period: timedelta) -> datetime | None:
     """Return when there will be fewer than `count` wrong PINs within the last `period`; None if there are now."""
     # A transaction of another daemon may have read the clock after this one, and committed before it.
     at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now + period, newer=count - 1)

@@ -128,7 +128,7 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if writes:
-            # A transaction that first reads and then writes fails at once if another process has written meanwhile.
+            # After a plain BEGIN, a write would fail if another process has written since the transaction's first read.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             # BEGIN uses no file, so it cannot fail. Through SQLAlchemy it would take a quarter of the time of a small

@@ -63,7 +63,7 @@ def check_sessions(connection: Connection, timeouts: Timeouts, now: datetime) ->
             yield Problem(name, f"cannot be checked: {error}")
 
 
-def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
+def _problems(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
     """Return a problem for each of the first sessions that `wrong` selects, and one with the number of the others.
 
     The query's first column is the id. `words`: returns the sentence for a row, after "session ID".
@@ -103,7 +103,7 @@ def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> lis
         trigger.label("trigger"),
         type_coerce(at, _S.due_at.type).label("at"),
     )
-    return _some(
+    return _problems(
         connection,
         "deadline",
         select(*columns).where(*wrong, not_(func.coalesce(waits_for_pin, False))),
@@ -126,7 +126,7 @@ def _stored_timeouts(connection: Connection) -> Sequence[Timeouts]:
 def _histories(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
     """Check that each session has an event."""
     without = ~select(_E.seq).where(_E.session_id == _S.id).exists()
-    return _some(connection, "events", select(_S.id).where(without), lambda _row: "has no event")
+    return _problems(connection, "events", select(_S.id).where(without), lambda _row: "has no event")
 
 
 def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
@@ -134,21 +134,21 @@ def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> li
     last = select(func.max(_E.seq)).where(_E.session_id == _S.id).correlate(SESSIONS).scalar_subquery()
     joined = SESSIONS.join(EVENTS, _E.seq == last)
     wrong = select(_S.id, _S.status, _E.status, _E.seq).select_from(joined).where(_S.status != _E.status)
-    return _some(
+    return _problems(
         connection, "status", wrong, lambda row: f"is {row[1]}, but by its last event ({row[3]}) it is {row[2]}"
     )
 
 
 def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that open sessions of types with PINs have different PINs, and others have none. No problem names a PIN."""
+    """Check that open sessions of types with PINs have different PINs, and others have none. No text contains a PIN."""
     shared = select(_S.pin).where(_S.pin != 0).group_by(_S.pin).having(func.count() > 1)
     has = _S.status.in_(sorted(PIN_STATUSES)) & _S.type.in_(PIN_TYPES)
     return [
-        *_some(
+        *_problems(
             connection, "pin", select(_S.id).where(_S.pin.in_(shared)),
             lambda _row: "shares its PIN with another open session",
         ),
-        *_some(
+        *_problems(
             connection, "pin", select(_S.id, _S.status, _S.pin == 0).where((_S.pin != 0) != has),
             lambda row: f"({row[1]}) has no PIN" if row[2] else f"({row[1]}) has a PIN, and should have none",
         ),
@@ -158,7 +158,7 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
 def _reminders(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
     """Check that no next reminder is stored for a closed session, or for one without reminders."""
     wrong = _S.remind_at.is_not(None) & ((_S.status == Status.CLOSED) | _S.reminders.is_(None))
-    return _some(
+    return _problems(
         connection, "reminder", select(_S.id, _S.status, _S.remind_at).where(wrong),
         lambda row: f"({row[1]}) has a reminder at {timestamps.text(row[2])}, and should have none",
     )  # fmt: skip
@@ -171,7 +171,9 @@ def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -
     number = func.coalesce(found.c.number, 0)
     joined = SESSIONS.outerjoin(found, found.c.session_id == _S.id)
     wrong = select(_S.id, _S.participants, number).select_from(joined).where(_S.participants != number)
-    return _some(connection, "participants", wrong, lambda row: f"counts {row[1]} participants, but {row[2]} are in")
+    return _problems(
+        connection, "participants", wrong, lambda row: f"counts {row[1]} participants, but {row[2]} are in"
+    )
 
 
 _CHECKS: dict[str, Callable[[Connection, Timeouts, datetime], list[Problem]]] = {

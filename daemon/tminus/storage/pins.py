@@ -33,8 +33,8 @@ been filled.
 """
 
 MAX_COUNTING = 0.2
-"""Seconds of counting after which there is a pause, because the writer does nothing else meanwhile. A request that has
-no PIN by then is refused as if there were none.
+"""Seconds of counting after which there is a pause, because the writer does nothing else while it counts. A request
+that has no PIN by then is refused as if there were none.
 """
 
 PAUSE = 9

@@ -94,7 +94,8 @@ def _leave(tx: Transaction, timeouts: Timeouts, session: Session, participant: P
         transition = transition_for(trigger, session.status)
     except WrongStatus:
         return  # the session has closed meanwhile, so everybody has left it
-    # Somebody who waits to be admitted and loses the connection stops waiting, as if they had left.
+    # If somebody loses the connection while waiting to be admitted, the event is as if the room had reported that they
+    # left.
     actor = CLOCK_ACTOR if trigger is Trigger.LEAVE else ROOM_ACTOR
     execute(tx, Named((transition,), [Requested(session, Cause(actor))], participant), timeouts)
 

@@ -66,7 +66,7 @@ def _remove(tx: Transaction, ids: list[str]) -> int:
 
 
 def _remove_part(tx: Transaction, session_id: str, rows: int) -> Removed:
-    """Remove the first rows that belong to a session. Its last event stays, since its status is the session's."""
+    """Remove the first rows that belong to a session, but not its last event, which has the status of the session."""
     for table, key in _DEPENDENT:
         first = select(key).where(table.c.session_id == session_id).order_by(key).limit(rows)
         if table is EVENTS:

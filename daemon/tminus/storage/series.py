@@ -129,7 +129,7 @@ def add(tx: Transaction, series: Series) -> None:
 
 
 def change(tx: Transaction, series: Series) -> None:
-    """Store the fields of a series that change."""
+    """Store the fields of a series that can change."""
     values = series.model_dump(exclude={"id", "agent_id", "caller", "created_at"})
     tx.execute(update(SERIES).where(_R.id == series.id).values(values))
     tx.note_due(series.next_at)

@@ -206,7 +206,7 @@ class Store:
             try:
                 seen = self._read_once(engine, query)
             except DBAPIError as error:
-                # Only a migration locks several tables, so the deadlock was with one. It continues after this error.
+                # Only a migration locks several tables, so the deadlock was with a migration, which continues now.
                 dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
                 if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
@@ -241,8 +241,8 @@ class Store:
     def counts(self) -> dict[Status, int]:
         """Return the number of open sessions by status. Raises `StoreUnavailable`.
 
-        Sessions are counted again only after a new event. Counting a million takes a tenth of a second. After a count
-        that took longer than `QUICK_COUNT`, the next one follows after a hundred times as long, or after `COUNT_AGE`.
+        Sessions are counted again only after a new event. Counting a million takes a tenth of a second. A count that
+        took longer than `QUICK_COUNT` is valid for a hundred times as long, but at most for `COUNT_AGE`.
         """
         with self._counting:
             begun = monotonic()

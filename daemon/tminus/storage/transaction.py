@@ -147,7 +147,8 @@ class Transaction(View):
             writes = self.writes  # `request` has counted these writes, so those of the executor do not count
             moved = transitions.execute(self, Named((transition,), list(requested.values())), timeouts)
             if len(moved) < len(requested):
-                # This may be in the middle of another job. As `writes` has changed, each job runs again, alone.
+                # Another job may have caused this flush, and gets the error. As `writes` has changed, each job runs
+                # again, alone.
                 not_moved = requested.keys() - {session.id for session in moved}
                 present = self.session(not_moved.pop())
                 raise WrongStatus(trigger=transition.trigger.value, status=present.status if present else "removed")

@@ -98,8 +98,8 @@ _BATCH_RECORD = select(BATCH_RECORDS).where(
 _META = select(META.c.value).where(META.c.key == bindparam("key"))
 _METAS = select(META.c.key, META.c.value).where(META.c.key.startswith(bindparam("prefix"), autoescape=False))
 _NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
-_LATE = select(_S.id).where(_S.due_at <= bindparam("now", type_=_S.due_at.type)).limit(bindparam("at_most"))
-_BACKLOG = select(func.count()).select_from(_LATE.subquery())
+_DUE = select(_S.id).where(_S.due_at <= bindparam("now", type_=_S.due_at.type)).limit(bindparam("at_most"))
+_BACKLOG = select(func.count()).select_from(_DUE.subquery())
 _COUNTS = select(_S.status, func.count()).where(_S.status.in_(OPEN_STATUSES)).group_by(_S.status)
 _LAST_SEQ = select(func.coalesce(func.max(_E.seq), 0))
 _WINDOW_END = (

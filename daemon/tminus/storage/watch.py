@@ -45,7 +45,7 @@ class Watch:
         self._server = server
         self._shared = shared
         self._waiting: dict[object, tuple[float, float, psycopg.Connection]] = {}
-        """A running wait -> its end on the monotonic clock, its length in seconds, and its connection."""
+        """A running wait -> when it times out, on the monotonic clock; its limit in seconds; its connection."""
         self._timed_out: dict[object, float] = {}
         """A wait whose connection was shut down here -> after how many seconds."""
         self._silent_since: float | None = None

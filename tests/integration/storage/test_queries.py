@@ -341,7 +341,7 @@ QUESTIONS: dict[str, Job] = {
     "challenges.make_key": challenges.make_key,
     "challenges.is_used": lambda tx: challenges.is_used(tx, "u1"),
     "challenges.use": lambda tx: challenges.use(tx, ANSWERED),
-    "challenges.guesses_full_until": lambda tx: challenges.guesses_full_until(tx, NOW, 60, HOUR),
+    "challenges.guesses_limited_until": lambda tx: challenges.guesses_limited_until(tx, NOW, 60, HOUR),
     "challenges.remove_uses": lambda tx: challenges.remove_uses(tx, NOW - 100_000 * HOUR, 500),
     **{
         f"reports.{query.__name__} {whose}": partial(query, period=Period(NOW + 900 * HOUR, NOW + 901 * HOUR, agent))
