@@ -59,6 +59,8 @@ class _Failures:
     """Times of the latest failures since the last pause. When the deque is full, the network has to wait."""
     pause: float
     """Seconds of the next pause."""
+    failed_at: float = 0.0
+    """Time of the latest failure."""
     pending: int = 0
     """Number of attempts whose result is not known yet."""
     paused_until: float = 0.0
@@ -75,7 +77,10 @@ class _Failures:
         return 1.0 if len(self.times) + self.pending >= (self.times.maxlen or 0) else 0.0
 
     def fail(self, seconds: float, now: float, longest: float) -> None:
-        """Count a failure; begin a pause if it is one too many."""
+        """Count a failure; begin a pause if it is one too many. The first pause after a long time is short again."""
+        if now - self.failed_at >= 2 * longest:
+            self.pause = seconds
+        self.failed_at = now
         self.times.append(now)
         if len(self.times) == self.times.maxlen and self.times[0] + seconds > now:
             self.times.clear()
@@ -87,7 +92,7 @@ class GrowingPause:
     """Make an address wait after too many failures in a window, each time for twice as long.
 
     With a rate of None there is no limit. The first pause is as long as the window, the longest one `LONGEST` times as
-    long. After twice the longest pause without an attempt, an address begins again. Attempts that succeed do not count.
+    long. An address that has not failed for twice the longest pause begins again. Attempts that succeed do not count.
 
     An attempt is counted before its result is known, so that parallel attempts cannot exceed the limit: each `begin`
     that returned None needs an `end`.

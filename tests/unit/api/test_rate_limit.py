@@ -131,8 +131,25 @@ def test_whoever_has_not_failed_for_long_begins_again(time: list[float]) -> None
     time[0] += 60
     assert fail(pause, times=3) == [None, None, 120]
     time[0] += 2 * 900
-    assert fail(pause, "192.0.2.2") == [None]
     assert fail(pause, times=3) == [None, None, 60]
+
+
+def test_right_attempts_do_not_keep_an_address_from_beginning_again(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    assert fail(pause, times=3) == [None, None, 60]
+    for _ in range(60):
+        time[0] += 60
+        assert pause.begin("192.0.2.1") is None
+        pause.end("192.0.2.1", failed=False)
+    assert fail(pause, times=3) == [None, None, 60]
+
+
+def test_networks_that_have_not_tried_for_long_are_removed(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    fail(pause)
+    time[0] += 2 * 900
+    fail(pause, "192.0.2.2")
+    assert list(pause._networks) == ["192.0.2.2"]
 
 
 def test_failures_that_are_far_apart_cause_no_pause(time: list[float]) -> None:
