@@ -327,9 +327,9 @@ class Hub:
             changed, more = await self._changed()
             wanted = {one for one in wanted | changed if one in self._rooms}
             closed: list[str] = []
-            names = list(wanted)
-            for first in range(0, len(names), ROOMS):
-                some = names[first : first + ROOMS]
+            sessions = list(wanted)
+            for first in range(0, len(sessions), ROOMS):
+                some = sessions[first : first + ROOMS]
                 seq, found = await self.dependencies.query(partial(_read_rooms, sessions=some))
                 closed += [one for one in some if self._update(one, found.get(one), seq)]
         except BaseException:

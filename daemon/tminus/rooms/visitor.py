@@ -391,7 +391,7 @@ class Visitor:
             role=self._role,
             name=self._join.name,
             resume=self._resume,
-            connection=self._as_stored(),
+            connection=self._stored_connection(),
             request_id=self._request_id,
         )
         try:
@@ -416,7 +416,7 @@ class Visitor:
         # all keys in it may be invalid, and these people must not use up the limit of their common address.
         look = partial(commands.find_resumable, session_id=self._session_id, key=key)
         await self._hub.dependencies.query(look)  # a wrong key takes none of the writer's time
-        job = partial(commands.resume, key=key, connection=self._as_stored(), may_host=self._hub.may_host)
+        job = partial(commands.resume, key=key, connection=self._stored_connection(), may_host=self._hub.may_host)
         entered: Entered = await self._write(job)
         self._hub.has_entered()
         self._hub.dependencies.metrics.rooms_resumed.inc()
@@ -426,7 +426,7 @@ class Visitor:
         self._has_entered(entered)
         self._hub.touch(self._session_id)
 
-    def _as_stored(self) -> Connection:
+    def _stored_connection(self) -> Connection:
         return Connection(self._hub.name, self.connection, self._hub.needs_lease)
 
     def _has_entered(self, entered: Entered) -> None:
