@@ -22,8 +22,8 @@ SERVICE_STATE = Path("/var/lib/tminus")
 def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     """Return the configuration file to load, or None to use the defaults.
 
-    The first of: `explicit` (--config), `$TMINUS_CONFIG`, the file of the checkout if its own command runs in it, and
-    the file in /etc. Raises `ConfigError` if one of the first two is given but does not exist.
+    The first of: `explicit` (--config), `$TMINUS_CONFIG`, the file of a checkout if this is the checkout's own command
+    and runs there, and the file in /etc. Raises `ConfigError` if one of the first two is given but does not exist.
     """
     named = environ.get("TMINUS_CONFIG")
     if explicit is not None:

@@ -108,7 +108,9 @@ def check(
     """Return the claims of an ID token. Raises `UnknownKey`, `SignInRefused`."""
     key = _key_for(header, keys)
     try:
-        with warnings.catch_warnings(category=SecurityWarning, action="ignore"):  # `EdDSA` is an old name, not a danger
+        with warnings.catch_warnings(
+            category=SecurityWarning, action="ignore"
+        ):  # about the name `EdDSA`, which is only old
             signed = jws.deserialize_compact(token, key, algorithms=[header["alg"]])
     except (JoseError, ValueError, TypeError, RecursionError) as error:
         raise SignInRefused("id_token", f"its signature is not valid ({type(error).__name__})") from None

@@ -176,12 +176,12 @@ class Connection:
                 raise Refused(Answer(None, "the mail server does not support addresses with other than ASCII letters"))
             options += [b"SMTPUTF8", b"BODY=8BITMIME"]
         if client.supports_extension("dsn"):
-            # So that a report that reaches `bounces_to` names the mail, also if it does not contain it.
+            # So that a report to `bounces_to` identifies the mail even if it quotes none of it.
             options += [b"RET=HDRS", b"ENVID=" + message.id.partition("@")[0].encode()]
         sender = ascii_domain((settings.bounces_to or settings.from_).email).encode()
         answer = await self._command(b"MAIL", b"FROM:<%s>" % sender, *options)
         if answer.code != 250:
-            # 552: it is too long for this server. Everything else concerns the sender, and so all mails.
+            # 552: this mail is too long for the server. Everything else concerns the sender, and so all mails.
             if answer.code == 552:
                 self._raise(answer)
             raise Unavailable(answer)

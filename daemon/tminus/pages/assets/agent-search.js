@@ -22,7 +22,7 @@ export function wordsOf(typed) {
   }
 }
 
-/** Return whether what the page knows about a session contains the words. */
+/** Return whether a session, as far as the page has it, contains the words. */
 export function matches(session, words) {
   const wanted = words.toLowerCase();
   const pin = digitsOf(words);

@@ -1,7 +1,7 @@
 // Text from other people, as it arrives in JSON.
 
-// Marks that embed, override or isolate a direction. One without its end would continue behind the text: an isolate also
-// swallows the end of the element that contains it, so `<bdi>` does not stop it. U+2028 and U+2029 end a paragraph.
+// Marks that embed, override or isolate a direction. A mark without its end would also affect what follows the text. Not
+// even `<bdi>` stops an isolate, which swallows the end of that element. U+2028 and U+2029 end a paragraph.
 const STRAY = /[\u202a-\u202e\u2066-\u2069\u2028\u2029]/g;
 
 // Hebrew, Arabic and the other scripts of these blocks, and the marks that make their direction explicit.

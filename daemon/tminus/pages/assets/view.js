@@ -12,7 +12,7 @@ export const section = (state) => one(`main > [data-state="${state}"]`);
 /** The state that is shown. */
 export const shown = () => current;
 
-/** Show a state, move the focus to its heading or to `focus`, and announce its second sentence. */
+/** Show a state, move the focus to its heading or to `focus`, and announce the paragraph after the heading. */
 export function show(state, focus = null) {
   const changes = state !== current;
   for (const each of document.querySelectorAll("main > [data-state]")) each.hidden = each.dataset.state !== state;
@@ -40,7 +40,7 @@ export function announce(sentence) {
   setTimeout(() => (announcement.textContent = sentence), 50);
 }
 
-/** Set a field in all its places. An empty value hides it, and its row in a card. */
+/** Set a field wherever it occurs. An empty value hides it, and its row in a card. */
 export function fill(name, value) {
   for (const field of document.querySelectorAll(`[data-field="${name}"]`)) {
     if (field.textContent !== value) field.textContent = value;
