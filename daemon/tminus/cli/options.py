@@ -115,7 +115,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
 
 
 def daemon_options(*, are_first: bool) -> list[click.Option]:
-    """Return the options that name the daemon: before the command, with environment variables, or after it."""
+    """Return the options that name the daemon. Before the command (`are_first`), environment variables may set them."""
 
     def option(name: str, help_: str, variable: str = "", **more: Any) -> click.Option:
         return click.Option(
