@@ -149,6 +149,8 @@ class MailState(StrEnum):
 
 
 class Role(StrEnum):
+    """The roles of callers. `docs/api.md` lists what each may do."""
+
     AGENT = "agent"
     SUPERVISOR = "supervisor"
     GROUP_ADMIN = "group_admin"
