@@ -24,7 +24,7 @@ from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import text
 from tests.support.mailserver import Mail, MailServer
 from tests.support.waiting import eventually
-from tminus.calendars.entries import Method, Person, Plan, calendar, entry
+from tminus.calendars.entries import Method, Person, Timing, calendar, entry
 from tminus.storage.calendar_feeds import Planned
 
 PROGRAMS = ("vdirsyncer", "khal", "radicale")
@@ -246,12 +246,12 @@ def test_vdirsyncer_copies_the_calendar_of_an_agent_to_a_caldav_server_and_moves
 def test_an_invitation_survives_the_round_trip_through_a_caldav_server(caldav: httpx.Client) -> None:
     """A guest accepts; the update of the organizer has the same UID and a higher SEQUENCE, so it replaces the entry."""
     day = (datetime.now(UTC) + timedelta(days=60)).replace(hour=9, minute=0, second=0, microsecond=0)
-    plan = Plan(duration=timedelta(hours=1), lead=timedelta(minutes=10))
+    timing = Timing(duration=timedelta(hours=1), lead=timedelta(minutes=10))
     organizer, guests = Person(email="anna@example.com", name='Anna "A", Agent'), [Person(email="bo@example.com")]
 
     def invitation(version: int, start: datetime, method: Method) -> bytes:
         session = Planned("x", version, LABEL, "Anna", "https://x", "f" * 32, start, day, day, None, None)
-        made = entry(session, plan, "https://x.example", method=method, organizer=organizer, attendees=guests)
+        made = entry(session, timing, "https://x.example", method=method, organizer=organizer, attendees=guests)
         return calendar([made], method=method)
 
     def store(content: bytes, answer: str | None = None) -> None:

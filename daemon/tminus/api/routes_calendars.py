@@ -101,8 +101,8 @@ def _link(session: Session, caller: Caller, role: str) -> str:
 def _file(session: Session, settings: Settings, link: str) -> bytes:
     from tminus.calendars import entries  # noqa: PLC0415 - takes nine megabytes
 
-    plan = entries.Plan(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
-    return entries.calendar([entries.entry(session, plan, link)])
+    timing = entries.Timing(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
+    return entries.calendar([entries.entry(session, timing, link)])
 
 
 # --- the calendar of an agent -----------------------------------------------------------------------------------------
@@ -208,8 +208,8 @@ def _entry(session: Planned, length: timedelta, lead: timedelta, page: str) -> b
     """Return an entry. Cached, since a change of one session changes the calendar, and programs read it again."""
     from tminus.calendars import entries  # noqa: PLC0415 - as above
 
-    plan = entries.Plan(duration=length, lead=lead)
-    content: bytes = entries.entry(session, plan, page, notes=(session.user_url,)).to_ical()
+    timing = entries.Timing(duration=length, lead=lead)
+    content: bytes = entries.entry(session, timing, page, notes=(session.user_url,)).to_ical()
     return content
 
 

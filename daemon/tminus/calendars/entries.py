@@ -67,8 +67,8 @@ class EntrySession(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What an entry needs and a session does not have."""
+class Timing:
+    """The times of an entry that are settings, not fields of the session."""
 
     duration: timedelta
     """The length of the entry (`lifecycle.duration`)."""
@@ -83,7 +83,7 @@ def uid(session: EntrySession) -> str:
 
 def entry(
     session: EntrySession,
-    plan: Plan,
+    timing: Timing,
     link: str,
     *,
     method: Method | None = None,
@@ -108,7 +108,7 @@ def entry(
     made.add("CREATED", session.created_at)
     made.add("SEQUENCE", session.version - 1)
     made.add("DTSTART", starts)
-    made.add("DTEND", starts + plan.duration)
+    made.add("DTEND", starts + timing.duration)
     made.add("SUMMARY", title)
     made.add("DESCRIPTION", "\n".join([plain(session.user_description), link, *notes]))
     # Google Calendar shows a link only in the description or the place, Outlook in the place.
@@ -129,7 +129,7 @@ def entry(
         alarm = Alarm()
         alarm.add("ACTION", "DISPLAY")
         alarm.add("DESCRIPTION", title)
-        alarm.add("TRIGGER", vDuration(-plan.lead))
+        alarm.add("TRIGGER", vDuration(-timing.lead))
         made.add_component(alarm)
     return made
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.support.clocks import NOW
 from tests.support.factories import HOUR, MINUTE, session
 
-from tminus.calendars.entries import Method, Person, Plan, calendar, entry, plain, uid
+from tminus.calendars.entries import Method, Person, Timing, calendar, entry, plain, uid
 from tminus.domain.model import Session
 from tminus.domain.types import CloseReason, Status
 
-PLAN = Plan(duration=HOUR, lead=10 * MINUTE)
+TIMING = Timing(duration=HOUR, lead=10 * MINUTE)
 LINK = "https://user.example/?xoKwKRBrbwRF"
 ANNA = Person(email="anna@example.com", name="Anna Agent")
 
@@ -32,7 +32,7 @@ def lines(content: bytes) -> list[str]:
 def test_an_entry_has_the_plan_the_link_and_an_alarm_at_the_opening() -> None:
     one = session(version=3, updated_at=NOW + MINUTE)
 
-    found = lines(calendar([entry(one, PLAN, LINK)]))
+    found = lines(calendar([entry(one, TIMING, LINK)]))
 
     for expected in (
         "DTSTART:20300107T100000Z",
@@ -56,7 +56,7 @@ def test_a_reschedule_changes_the_entry_and_not_its_uid() -> None:
     before = session()
     after = before.model_copy(update={"start_time": NOW + 5 * HOUR, "version": 2, "user_url": "https://other.example"})
 
-    first, second = (read(calendar([entry(one, PLAN, LINK)])) for one in (before, after))
+    first, second = (read(calendar([entry(one, TIMING, LINK)])) for one in (before, after))
 
     assert first["UID"] == second["UID"] == uid(before)
     assert second["SEQUENCE"] > first["SEQUENCE"]
@@ -67,7 +67,7 @@ def test_a_reschedule_changes_the_entry_and_not_its_uid() -> None:
 def test_a_cancelled_session_is_a_cancelled_entry_without_alarm(method: Method | None) -> None:
     how = {} if method else {"status": Status.CLOSED, "closed_at": NOW, "close_reason": CloseReason.CANCELLED}
 
-    found = lines(calendar([entry(session(**how), PLAN, LINK, method=method)], method=method))
+    found = lines(calendar([entry(session(**how), TIMING, LINK, method=method)], method=method))
 
     assert {"STATUS:CANCELLED", "TRANSP:TRANSPARENT"} <= {*found}
     assert "BEGIN:VALARM" not in found
@@ -75,7 +75,7 @@ def test_a_cancelled_session_is_a_cancelled_entry_without_alarm(method: Method |
 
 
 def test_a_session_that_opened_at_once_begins_at_its_creation_and_needs_no_alarm() -> None:
-    found = lines(calendar([entry(session(start_time=None, status=Status.NEW), PLAN, LINK)]))
+    found = lines(calendar([entry(session(start_time=None, status=Status.NEW), TIMING, LINK)]))
 
     assert "DTSTART:20300107T090000Z" in found
     assert "BEGIN:VALARM" not in found
@@ -85,7 +85,7 @@ def test_an_invitation_has_organizer_and_attendees() -> None:
     guests = [Person(email="o'neil+x@example.com", name='Bo "B", Jr.; ^n'), Person(email="q?x@example.com")]
 
     content = calendar(
-        [entry(session(), PLAN, LINK, method=Method.REQUEST, organizer=ANNA, attendees=guests)], method=Method.REQUEST
+        [entry(session(), TIMING, LINK, method=Method.REQUEST, organizer=ANNA, attendees=guests)], method=Method.REQUEST
     )
 
     found = read(content)
@@ -101,7 +101,7 @@ def test_an_invitation_has_organizer_and_attendees() -> None:
 def test_a_name_cannot_add_a_line() -> None:
     evil = Person(email="q@example.com", name="Q\r\nATTENDEE:mailto:evil@example.com")
 
-    content = calendar([entry(session(label="A\u2028B"), PLAN, LINK, organizer=ANNA, attendees=[evil])])
+    content = calendar([entry(session(label="A\u2028B"), TIMING, LINK, organizer=ANNA, attendees=[evil])])
 
     assert len([line for line in lines(content) if line.startswith("ATTENDEE")]) == 1
     assert "SUMMARY:A B" in lines(content)
@@ -124,7 +124,7 @@ TEXTS = st.text(
 def test_programs_read_any_label_and_name_as_it_was_written(label: str, name: str) -> None:
     one = session(label=label, user_description=name)
 
-    content = calendar([entry(one, PLAN, LINK, organizer=ANNA, attendees=[Person(email="a@b.example", name=name)])])
+    content = calendar([entry(one, TIMING, LINK, organizer=ANNA, attendees=[Person(email="a@b.example", name=name)])])
 
     found = read(content)
     assert found["SUMMARY"] == plain(label)
@@ -147,7 +147,7 @@ def test_times_are_those_of_the_session_to_the_second(start: datetime, length: t
     start, length, lead = start.replace(microsecond=0), length // second * second, lead // second * second
     one: Session = session(start_time=start)
 
-    found = read(calendar([entry(one, Plan(duration=length, lead=lead), LINK)]))
+    found = read(calendar([entry(one, Timing(duration=length, lead=lead), LINK)]))
 
     assert (found.start, found.end) == (start, start + length)
     (alarm,) = found.walk("VALARM")
@@ -163,7 +163,7 @@ def test_a_feed_has_a_name_and_the_time_until_it_is_read_again() -> None:
 
 def test_a_calendar_of_written_entries_is_that_of_the_entries() -> None:
     sessions = [session(external_session_object_id=f"{number:032x}") for number in range(3)]
-    entries = [entry(one, PLAN, LINK) for one in sessions]
+    entries = [entry(one, TIMING, LINK) for one in sessions]
     whole = icalendar.Calendar()
     for name, value in (("PRODID", "-//tminus//tminus//EN"), ("VERSION", "2.0"), ("CALSCALE", "GREGORIAN")):
         whole.add(name, value)
@@ -177,7 +177,7 @@ def test_a_calendar_of_written_entries_is_that_of_the_entries() -> None:
 
 
 def feed(*sessions: Session) -> bytes:
-    return calendar([entry(one, PLAN, LINK) for one in sessions], name="Anna", refresh=15 * MINUTE)
+    return calendar([entry(one, TIMING, LINK) for one in sessions], name="Anna", refresh=15 * MINUTE)
 
 
 COMPLAINTS = {

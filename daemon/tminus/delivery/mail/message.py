@@ -85,7 +85,7 @@ def make(event: Event, session: Session, task: Task, common: Common, templates: 
     method = Method.CANCEL if task.kind is Kind.CANCELLATION else Method.REQUEST
     made = entries.entry(
         session,
-        entries.Plan(duration=common.duration, lead=common.lead),
+        entries.Timing(duration=common.duration, lead=common.lead),
         link,
         method=method,
         # The sender of the mail: programs refuse an invitation, and more so a cancellation, from anybody else.
