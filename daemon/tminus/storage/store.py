@@ -43,7 +43,9 @@ from tminus.storage.writer import SLOW, Writer
 T = TypeVar("T")
 
 Lane = Literal["requests", "clock", "search", "deliveries"]
-"""A group of read connections. `search` is for reads that may take long, `deliveries` for delivery workers."""
+"""A group of read connections. `clock` is for the scheduler, `search` for reads that may take long, `deliveries` for
+delivery workers, `requests` for all others.
+"""
 
 DIFFERENCES = 3
 """Maximum number of differences of a schema that an error lists."""

@@ -169,7 +169,7 @@ class ChallengeUseRow(model.ChallengeUse, table=True):
 
 
 class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
-    __tablename__ = "retry"
+    __tablename__ = "retry"  # the name cannot change, because migrations only add
     __table_args__ = (Index("retry_created", "created_at"),)
 
     agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})

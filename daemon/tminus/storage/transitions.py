@@ -293,7 +293,7 @@ class _Chosen:
             self.condition = _S.id.in_(due(rows, _S.id))
 
     def pick(self, of: Callable[[Transition], ColumnElement[Any]]) -> ColumnElement[Any]:
-        """Return an expression: for each session, `of` of the row of the transition table by which it moves."""
+        """Return an expression: for each session, `of(row)` for the row of the transition table by which it moves."""
         if len(self.rows) == 1:
             return of(self.rows[0])
         is_named = self._key is _S.status

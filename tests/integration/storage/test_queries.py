@@ -1,8 +1,7 @@
 """Every query of callers, timers and operators uses an index, or is bounded and continues at its position.
 
-Each is asked of a database with 20,000 closed sessions, of which few match or none, with statistics up to date. The
-database's own plan scans no large table, and the work that it counts is bounded. `make bench` has the figures of a
-million.
+Each runs on a database with 20,000 closed sessions, of which few or none match, and with current statistics. The plan
+of the database scans no large table, and the work that it counts is bounded. `make bench` has the figures of a million.
 """
 
 import inspect
