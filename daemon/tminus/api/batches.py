@@ -73,7 +73,7 @@ class Sent:
         return in_query or bool(in_body)
 
     def keyed(self, key: str | None) -> KeyedRequest | None:
-        """Return the request with its key, by the hash of the members: their order does not matter."""
+        """Return the key with a hash of the members, which does not depend on their order; None without a key."""
         if key is None:
             return None
         digest = hashlib.sha256()
@@ -175,7 +175,7 @@ class NewSessionParts:
         """The sessions, for a dry run."""
 
     def keyed(self, key: str | None) -> KeyedRequest | None:
-        """Return the request with its key, once it has arrived."""
+        """Return the key with a hash of all sessions, once they have arrived; None without a key."""
         return None if key is None else KeyedRequest(key, self._digest.hexdigest())
 
     async def take_all(self, source: AsyncIterator[Callable[[], list[Any]]]) -> None:
@@ -352,7 +352,7 @@ def _unstorable(item: Any, place: tuple[str | int, ...], *, may_have_nul: bool) 
     return problems
 
 
-def chosen(sent: Sent, model: type[M]) -> M:
+def validated_body(sent: Sent, model: type[M]) -> M:
     """Validate and return a body that names existing sessions. Raises `InvalidRequest`, `BatchRefused`."""
     if problems := bodies.unstorable(sent.members, ("body",)):
         raise invalid(problems)

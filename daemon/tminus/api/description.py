@@ -19,7 +19,7 @@ from tminus.api.assets import swagger_ui
 from tminus.api.examples import EXAMPLES
 from tminus.api.fields import FIELDS, PARAMETERS
 from tminus.api.links import add_links
-from tminus.api.middleware import DESCRIPTION, PAGE
+from tminus.api.middleware import DOCS_PATH, OPENAPI_PATH
 from tminus.api.openapi import document
 from tminus.api.request_context import RequestContext
 from tminus.api.routing import Answer, Route, Router
@@ -131,16 +131,16 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
     # The daemon serves the page's scripts itself: the page also works without access to the internet.
     assets = swagger_ui()
 
-    @router.get(PAGE, described=False)
+    @router.get(DOCS_PATH, described=False)
     async def docs(context: RequestContext) -> Answer:
         return page.answer(context)
 
-    @router.get(DESCRIPTION, described=False)
+    @router.get(OPENAPI_PATH, described=False)
     async def openapi(context: RequestContext) -> Answer:
         # In a thread: generating it takes some tenths of a second, which would block all other requests.
         return (await asyncio.to_thread(describe)).answer(context)
 
-    @router.get(f"{PAGE}/assets/{{name:path}}", described=False)
+    @router.get(f"{DOCS_PATH}/assets/{{name:path}}", described=False)
     async def asset(context: RequestContext, name: str) -> Answer:
         if name not in assets:
             raise UnknownPath

@@ -75,7 +75,7 @@ class Dispatcher:
         context.route = found[0].path
         if method != "GET":
             return MethodNotAllowed(method)
-        refusal = _no_upgrade(context)
+        refusal = _refusal_of_upgrade(context)
         context.logged = True
         REPEATED.log(
             "websocket.no_upgrade",
@@ -88,7 +88,7 @@ class Dispatcher:
         return refusal
 
 
-def _no_upgrade(context: RequestContext) -> RequestError:
+def _refusal_of_upgrade(context: RequestContext) -> RequestError:
     """Return the refusal of a request for a WebSocket's path that is no valid upgrade."""
     if context.scope["http_version"] != "1.1":
         return UpgradeRequired("it needs HTTP/1.1")

@@ -43,10 +43,10 @@ QUERY_PAIRS = 100
 MAX_ORIGIN = 200
 """Maximum characters of an `Origin` that the log repeats."""
 
-PAGE = "/docs"
+DOCS_PATH = "/docs"
 """The documentation page; it has its own content security policy."""
 
-DESCRIPTION = "/openapi.json"
+OPENAPI_PATH = "/openapi.json"
 
 _SLASHES = re.compile(r"^/+(v3/+)?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -55,12 +55,12 @@ _ALWAYS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
-_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NO_PAGE]
+_NOTHING_ALLOWED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NOTHING_ALLOWED]
 """Headers of most responses, which no cache may store."""
-_OF_PAGE = [*_ALWAYS, (b"cache-control", b"no-cache")]
+_DOCS_HEADERS = [*_ALWAYS, (b"cache-control", b"no-cache")]
 """Headers of the documentation page, which adds its own policy. Browsers may keep it, but must revalidate it."""
-_OF_ASSETS = [*_OF_PAGE, _NO_PAGE]
+_ASSETS_HEADERS = [*_DOCS_HEADERS, _NOTHING_ALLOWED]
 """Headers of the files that the page loads: about a megabyte, the same for all callers."""
 
 
@@ -115,7 +115,7 @@ class Middleware:
         scope = context.scope
         # Only browsers send `Origin`, and only their requests need CORS. Responses that caches may keep need
         # `Vary: Origin` in every case.
-        if b"origin" in context.headers or scope["path"].startswith((PAGE, DESCRIPTION)):
+        if b"origin" in context.headers or scope["path"].startswith((DOCS_PATH, OPENAPI_PATH)):
             await self._with_cors(scope, receive, _sending(context, send))
             return
         response = await self._dispatcher.respond(context, scope["path"], scope["method"])
@@ -218,8 +218,8 @@ def _missing_headers(context: RequestContext, own: Sequence[tuple[bytes, bytes]]
 def response_headers(context: RequestContext) -> Headers:
     """Return the headers that every response gets; they depend on its path and status."""
     path, always = context.scope["path"], HEADERS
-    if path.startswith((PAGE, DESCRIPTION)) and context.code in (200, 304):
-        always = _OF_PAGE if path == PAGE else _OF_ASSETS
+    if path.startswith((DOCS_PATH, OPENAPI_PATH)) and context.code in (200, 304):
+        always = _DOCS_HEADERS if path == DOCS_PATH else _ASSETS_HEADERS
     return [(b"x-request-id", context.request_id.encode()), *always]
 
 

@@ -24,6 +24,8 @@ MAX_READ_WAIT = 0.005
 
 @dataclass(slots=True)
 class _Read:
+    """A read, and what becomes of it."""
+
     look: Callable[[View], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
@@ -86,6 +88,7 @@ class Readers:
     # --- on the event loop --------------------------------------------------------------------------------------------
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Queue the reads that arrived. Wake a thread if none is busy; otherwise check again after `MAX_READ_WAIT`."""
         if not self._started:
             self._started = True
             for thread in self._threads:

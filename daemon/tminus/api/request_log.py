@@ -18,7 +18,7 @@ OPERATIONS = ("/healthz", "/readyz", "/metrics")
 _REFUSED = 400
 
 _USUAL = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012})
-"""The close codes of clients that are counted one by one."""
+"""The close codes of clients that the metrics count separately; all others count together."""
 
 
 def record(context: RequestContext, method: str, seconds: float) -> None:

@@ -75,7 +75,7 @@ async def reschedule_sessions(
     services = context.services
     async with batches.receive(context, caller, "sessions") as sent:
         dry_run = sent.dry_run(dryRun)
-        moved = await services.prepare(lambda: batches.chosen(sent, MovedSessions))
+        moved = await services.prepare(lambda: batches.validated_body(sent, MovedSessions))
         targets = _targets(moved, caller)
         settings, now = services.settings, clock.now()
         if dry_run:
@@ -105,7 +105,7 @@ async def close_sessions(
     services = context.services
     async with batches.receive(context, caller, "ids") as sent:
         dry_run = sent.dry_run(dryRun)
-        closed = await services.prepare(lambda: batches.chosen(sent, ClosedSessions))
+        closed = await services.prepare(lambda: batches.validated_body(sent, ClosedSessions))
         targets = _targets(closed, caller)
         if dry_run:
             planned = await services.query(lambda view: commands.plan_close(view, caller, targets))

@@ -53,7 +53,7 @@ PAST = timedelta(days=30)
 ENTRIES = 1000
 """Maximum number of entries in the calendar of an agent: half a megabyte, which takes half a second to serialize."""
 
-WRITTEN = 4 * ENTRIES
+CACHED = 4 * ENTRIES
 """Number of serialized entries in the cache: about 8 MB. To serialize one takes half a millisecond."""
 
 REFRESH = timedelta(minutes=15)
@@ -203,7 +203,7 @@ def _calendar(sessions: list[Planned], name: str, page: str, settings: Settings)
     return entries.calendar(made, name=name, refresh=REFRESH)
 
 
-@lru_cache(maxsize=WRITTEN)
+@lru_cache(maxsize=CACHED)
 def _entry(session: Planned, length: timedelta, lead: timedelta, page: str) -> bytes:
     """Return an entry. Cached, since a change of one session changes the calendar, and programs read it again."""
     from tminus.calendars import entries  # noqa: PLC0415 - as above

@@ -98,6 +98,7 @@ class WebSocket:
                 return message
 
     def _over(self, end: Message) -> WebSocketClosed:
+        """Store the close code in the message of the end; return the exception for it."""
         if self.closed is None:
             self.closed = end["code"]
             if end.get(IS_OURS):
