@@ -189,7 +189,7 @@ def _request(tx: Transaction) -> None:
 
 FEED = CalendarFeed(agent_id=8, secret_sha256="new", created_at=NOW)
 
-QUESTIONS: dict[str, Job] = {
+QUERIES: dict[str, Job] = {
     **dict(lists()),
     "view.search": lambda tx: tx.search(SessionFilter(7, (Status.CLOSED,)), "nowhere"),
     "view.search a type": lambda tx: tx.search(SessionFilter(7, type=SessionType.SUPPORT), "nowhere"),
@@ -386,8 +386,8 @@ QUESTIONS: dict[str, Job] = {
 }
 """Function -> a call of it. A function that can send different statements has a call for each of them."""
 
-NO_QUESTIONS = {
-    "view.up_to",
+NO_QUERIES = {
+    "view.rows_within",
     "view.one", "view.all", "view.rows", "view.scalar",  # they run the statements of the others
     "transaction.try_to_write",  # `WHERE 0 = 1`: it reads no row, whatever the plan says
     "transaction.execute", "transaction.flush", "transaction.record", "transaction.add_inserted_events",
@@ -425,19 +425,19 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "reports": reports,
         "retention": retention,
     }
-    there_are = set[str]()
+    functions = set[str]()
     for place, holder in places.items():
         for name, found in vars(holder).items():
             own = inspect.isfunction(found) or (inspect.isclass(found) and hasattr(found, "look"))
             if own and not name.startswith("_") and found.__module__.startswith(f"tminus.storage.{place}"):
-                there_are.add(f"{place}.{name}")
-    assert len(there_are) > 50
-    asked = {part for name in QUESTIONS for part in _names(name)}
-    assert there_are - asked - NO_QUESTIONS == set(), "add a case for each way in which it makes another statement"
+                functions.add(f"{place}.{name}")
+    assert len(functions) > 50
+    tested = {part for name in QUERIES for part in _names(name)}
+    assert functions - tested - NO_QUERIES == set(), "add a case for each way in which it makes another statement"
 
 
-def _names(question: str) -> list[str]:
-    place, _, rest = question.partition(".")
+def _names(query: str) -> list[str]:
+    place, _, rest = query.partition(".")
     return [f"{place}.{re.split('[ ,]', rest)[0]}"]
 
 
@@ -576,10 +576,10 @@ def _taken_back(engine: Engine) -> Iterator[Transaction]:
 
 def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
     """Return the statements of a job, with their parameters."""
-    asked: list[tuple[str, Any]] = []
+    sent: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
-        asked.append((statement, values[0] if many else values))
+        sent.append((statement, values[0] if many else values))
 
     event.listen(engine, "before_cursor_execute", note)
     try:
@@ -588,14 +588,14 @@ def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
             tx.flush()
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    return [one for one in asked if "pg_advisory" not in one[0] and "BEGIN" not in one[0]]
+    return [one for one in sent if "pg_advisory" not in one[0] and "BEGIN" not in one[0]]
 
 
 def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
     faults = []
-    for name, job in QUESTIONS.items():
-        asked = _statements(filled_sqlite, job)
+    for name, job in QUERIES.items():
+        sent = _statements(filled_sqlite, job)
         with _taken_back(filled_sqlite) as tx:
             raw: Any = tx._connection.connection.driver_connection
             steps = [0]
@@ -610,7 +610,7 @@ def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: py
             raw.set_progress_handler(None, 0)
             if steps[0] > (ALL if "(all match)" in name else STEPS):
                 faults.append(f"{name}: {steps[0]} steps")
-            for statement, values in asked:
+            for statement, values in sent:
                 plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
                 scans = [line for line in plan if re.match(rf"SCAN ({'|'.join(LARGE)})\b", line)]
                 if scans:
@@ -621,11 +621,11 @@ def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: py
 def test_on_postgresql_no_query_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
     faults = []
-    for name, job in QUESTIONS.items():
-        asked = _statements(filled_postgresql, job)
+    for name, job in QUERIES.items():
+        sent = _statements(filled_postgresql, job)
         with _taken_back(filled_postgresql) as tx:
             raw: Any = tx._connection.connection.driver_connection
-            for statement, values in asked:
+            for statement, values in sent:
                 [[text]] = raw.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values).fetchall()
                 plan = orjson.loads(text)[0]["Plan"]
                 pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
