@@ -123,7 +123,7 @@ class Timers:
         return self.age < STALLED_AFTER
 
     def set_deadline(self, due: datetime) -> None:
-        """Set the timer to a deadline, if it is earlier than the current one. Any thread."""
+        """Set the timer to a deadline, if it is earlier than the current one. Any thread may call this."""
         with self._lock:
             if not self._stop.is_set() and (self._armed is None or due < self._armed or self._has_drifted(due)):
                 self._arm(due)
