@@ -559,7 +559,7 @@ class WrongCode(RequestError):
 
     @property
     def description(self) -> str:
-        return "No valid code: a code serves once, for 60 s, for the page that got it; sign in again"
+        return "No valid code: a code works once, within 60 s, for the page that got it; sign in again"
 
 
 @dataclass(eq=False)
