@@ -3,7 +3,8 @@
 from tminus.domain.events import COMMON_FIELDS, EXTRA_FIELDS
 
 _UTC = "UTC, with milliseconds and `Z`"
-_AGENT = "Number of the agent in the configuration"
+_AGENT = "Number of the agent"
+_EXTERNAL_ID = "The agent's `external_id` in the configuration, or the id that the issuer has for the agent"
 _ORGANIZATION = "Number of the organization"
 _ROLE = {
     "api": "Whether the agent has the role `api`, which grants nothing by itself",
@@ -15,7 +16,7 @@ _AGENT_SESSION = {
     "sid": "Number of the agent session; 0 if the caller sent its token without signing in",
     "roles": "The roles of the agent",
     "features": "Always null",
-    "providerExternalId": "The agent's `external_id` in the configuration",
+    "providerExternalId": _EXTERNAL_ID,
     "provider": "`organization.provider` of the configuration",
     "startedAt": f"Start of the agent session: {_UTC}",
     "expiresAt": f"End of the agent session: {_UTC}",
@@ -80,7 +81,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "from": f"Time of the clock before the move: {_UTC}",
         "now": f"Time of the clock after the move: {_UTC}",
         "target": "Time to which the clock was to move",
-        "reached": "Whether the clock reached `target`. If not, too much was due on the way: send `to` with that time",
+        "reached": "Whether the clock reached `target`. If not, too much was due on the way: send the target as `to`",
         "nextDeadline": "Earliest time at which something is due; null if nothing is",
         "events": "Events since the move began, oldest first, up to 1000",
         "next": "Value of `after` for the events that follow, in `GET /v3/events`",
@@ -141,7 +142,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "EventUser": {
         "id": _AGENT,
         "name": "The agent's name, or the `userDescription` with which the session was created",
-        "externalId": "The agent's `external_id` in the configuration",
+        "externalId": _EXTERNAL_ID,
     },
     "FieldError": {
         "field": "Name of the field, such as `parentObject.id`",
@@ -334,7 +335,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "status": "Status of the session; docs/lifecycle.md describes the transitions",
         "updatedAt": f"Time of the last change, including joins and leaves: {_UTC}",
         "createdAt": f"Time of creation: {_UTC}",
-        "pin": "PIN with which users join; 0 unless the session is open and of type support or cobrowse",
+        "pin": "PIN with which users join; 0 unless the session is open and of type support or cobrowse, and for "
+        "callers who may see the session but not join it",
         "hostAuthToken": "Token with which the host's client joins; only for callers who may host",
         "expiresAt": f"Time when the session closes if nobody joins: {_UTC}",
         "settings": "The settings in force in the session",
@@ -424,7 +426,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "User": {
         "name": "Name of the agent",
         "email": "Mail address of the agent, or empty",
-        "externalId": "The agent's `external_id` in the configuration",
+        "externalId": _EXTERNAL_ID,
         "id": _AGENT,
     },
     "Webhook": {

@@ -11,8 +11,8 @@ from tminus.config import Rate
 PACE = 0.1
 """Seconds between two look-ups of ids for all addresses that sent too many wrong ones.
 
-Ids of support sessions have six characters: 57 billion values. If 1,000 such sessions are open, ten guesses a second
-find one in 66 days on average.
+Ids have twelve characters for live sessions, and six for other types: 57 billion values. If 1,000 sessions with a short
+id are open, ten guesses a second find one in 66 days on average.
 """
 
 
