@@ -7,7 +7,7 @@ const LONGEST = 20_000; // milliseconds after which a call counts as lost
 
 /** Why a call failed.
  *
- * `kind`: `lost` – no answer arrived, so nobody knows whether the call was carried out; `ended` – the caller is no longer
+ * `kind`: `lost` – no answer arrived, and the call may have been carried out or not; `ended` – the caller is no longer
  * signed in; `refused` – the server gave a reason: `status`, `refcode`, `description`, `errors`, `retryAfter` (seconds).
  */
 export class Failure extends Error {

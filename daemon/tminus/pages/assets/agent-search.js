@@ -9,7 +9,7 @@ const ID = /^(?:[A-Za-z0-9]{6}|[A-Za-z0-9]{12})$/;
 
 const STEPS = 5; // requests, each of which searches 5,000 sessions, after which the agent decides whether to go on
 
-/** Return what to search for. Of a link of a session it is the PIN or the id: the key of a host never leaves the page. */
+/** Return what to search for: for a link of a session, its PIN or id. The key of a host never leaves the page. */
 export function wordsOf(typed) {
   const words = typed.trim();
   const bare = words.replace(/[#&](?:host|token)=.*$/s, "");

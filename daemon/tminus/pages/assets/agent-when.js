@@ -34,7 +34,7 @@ export class When {
   /** Show a moment. */
   set(at) {
     this.values = { ...inputs(at), which: null };
-    // Of two moments with the same clock time, it is this one.
+    // Of two moments with the same clock time, select this one.
     moments(this.#date.value, this.#time.value).moments.forEach((each, index) => {
       if (Math.abs(each - at) < 60_000 && this.#choices()[index]) this.#choices()[index].checked = true;
     });

@@ -90,7 +90,7 @@ function follow() {
       failed(failure);
     },
   }));
-  // A proxy that holds streams back must not keep the lists away.
+  // Read the lists even if a proxy holds the stream back.
   setTimeout(() => current === feed && !hasRead && read(), 1500);
 }
 
