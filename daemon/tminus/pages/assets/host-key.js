@@ -1,8 +1,8 @@
 // How the page for agents gives the key of a host to a page of a session that it has opened.
 //
-// Browsers keep the address with which a page was opened in their history, and a script cannot remove it. So that address
-// has a ticket in place of the key. The page of the session shows the ticket to the page for agents, which must be open in
-// the same browser, and gets the key. Only pages of this origin are reached.
+// Browsers keep the address with which a page was opened in their history, and a script cannot remove it. Therefore that
+// address has a ticket in place of the key. The page of the session shows the ticket to the page for agents, which must be
+// open in the same browser, and gets the key. Only pages of this origin are reached.
 
 import { readLink } from "./link.js";
 
