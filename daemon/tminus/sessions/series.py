@@ -211,7 +211,7 @@ def create(
 
 def _check_number(view: View, agent_id: int) -> None:
     """Raise `TooManySeries` if an agent may not have another series."""
-    if stored.number(view, agent_id, MAX_SERIES) >= MAX_SERIES:
+    if stored.count(view, agent_id, MAX_SERIES) >= MAX_SERIES:
         raise TooManySeries(MAX_SERIES)
 
 

@@ -250,7 +250,7 @@ def renew_lease(tx: Transaction, daemon: str, until: datetime) -> None:
 
 
 def end_lease(tx: Transaction, daemon: str) -> None:
-    """Remove the lease of a daemon, unless somebody is connected to it: they may have entered just now."""
+    """Remove the lease of a daemon, unless somebody is connected to it, who may have entered just now."""
     connected = exists().where(_R.daemon == daemon, _R.gone_at.is_(None))
     tx.execute(delete(LEASES).where(_L.daemon == daemon, ~connected))
 

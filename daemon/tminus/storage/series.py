@@ -109,7 +109,7 @@ def listed(view: View, agent_id: int | None, after: str, limit: int) -> list[Ser
     return view.all(Series, _PAGE_OF, agent_id=agent_id, after=after, limit=limit)
 
 
-def number(view: View, agent_id: int, most: int) -> int:
+def count(view: View, agent_id: int, most: int) -> int:
     """Return how many series of an agent have not ended, counted up to `most`."""
     return int(view.scalar(_NUMBER, agent_id=agent_id, most=most))
 

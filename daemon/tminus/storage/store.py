@@ -165,7 +165,7 @@ class Store:
     def unreadable(self) -> Unreadable | None:
         """Return why the database cannot be read; None if it can.
 
-        No query is sent, because the scheduler reads every second.
+        The results of the last reads determine this. No query is needed, because the scheduler reads every second.
         """
         return self._reads.failure()
 

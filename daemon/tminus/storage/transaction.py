@@ -99,7 +99,7 @@ class Transaction(View):
         self.transitions: Counter[str] = Counter()
         """Trigger -> the number of its transitions."""
         self.reminders: Counter[ReminderOutcome] = Counter()
-        """The reminders that were due."""
+        """Outcome -> the number of reminders that were due."""
         self.jobs = 0
         """The number of jobs that share this transaction; the writer sets it."""
         self.has_events = False

@@ -284,7 +284,7 @@ QUERIES: dict[str, Job] = {
     "series.of_configuration": series.of_configuration,
     "series.find_by_entry": lambda tx: series.find_by_entry(tx, "weekly"),
     "series.find_follower": lambda tx: series.find_follower(tx, 8, "r1"),
-    "series.number": lambda tx: series.number(tx, 7, 1000),
+    "series.count": lambda tx: series.count(tx, 7, 1000),
     "series.made": lambda tx: series.made(tx, "r1", "", 100),
     "series.add": lambda tx: series.add(tx, SERIES),
     "series.change": lambda tx: series.change(tx, SERIES),
