@@ -47,8 +47,8 @@ def sent_token(context: RequestContext) -> str:
 def page_token(secret: str) -> str:
     """Return the token of the agent session whose secret is in a browser's cookie.
 
-    The two differ, so that the secret of no other agent session works as a cookie. Otherwise whoever has such a secret
-    could use the page to start one agent session after another, without the configured token.
+    Token and secret differ, so that the secret of no other agent session works as a cookie. Otherwise whoever has such
+    a secret could use the page to start one agent session after another, without the configured token.
     """
     return f"page {secret}"
 
