@@ -23,8 +23,8 @@ def log_position(view: View, name: str) -> int | None:
 def first_log_position(view: View) -> int:
     """Return the number of the event after which a log without a position begins.
 
-    This is the latest position of all logs: up to it events have been logged, and later ones may be in no log, if a
-    daemon was killed. If there is no position, it is the newest event.
+    This is the latest position of all logs. The events up to it have been logged; if a daemon was killed, later ones
+    may be in no log. If there is no position, it is the newest event.
     """
     positions = [LogPosition.parse(text).seq for text in view.metas(LOG_POSITION).values()]
     if positions:
