@@ -318,7 +318,7 @@ class EventUser(TypedDict):
 
 
 class EventParticipant(TypedDict):
-    """The participant who joined or left."""
+    """The participant whom the event is about."""
 
     id: str
     role: ParticipantRole
