@@ -187,6 +187,8 @@ def _no_access(tree: Tree) -> Iterator[ConfigProblem]:
     # Expired tokens count, too: a configuration that was valid yesterday must not prevent a start today.
     server = tree.values.get("server")
     tokens = any(agent.get("token_sha256") for _, agent in _entries(tree, "agents"))
-    if isinstance(server, dict) and server.get("socket") == "" and not tokens:
-        problem = "must not be empty while no agent has a token: nobody could call the API"
+    signin = tree.values.get("signin")
+    people = isinstance(signin, dict) and bool(signin.get("oidc"))
+    if isinstance(server, dict) and server.get("socket") == "" and not tokens and not people:
+        problem = "must not be empty: no agent has a token, and nobody can sign in"
         yield ConfigProblem(tree.origin(("server", "socket")), "server.socket", problem)

@@ -232,7 +232,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ('lifecycle.new_timeout = "0"', "tminus.toml:1: lifecycle.new_timeout must be longer than 0"),
         (
             'server.socket = ""',
-            "tminus.toml:1: server.socket must not be empty while no agent has a token: nobody could call the API",
+            "tminus.toml:1: server.socket must not be empty: no agent has a token, and nobody can sign in",
         ),
         (
             'storage.retention = "23h59m"',
@@ -339,7 +339,7 @@ def test_contradictions_are_reported_with_other_problems(files: Files) -> None:
 def test_with_a_token_the_local_socket_may_be_disabled(files: Files) -> None:
     assert files.load('server.socket = ""\n' + AGENT.format(id=7, hash=HASH)).settings.server.socket == ""
     without = '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\n'
-    assert "nobody could call" in files.fault('server.socket = ""\n' + without)
+    assert "nobody can sign in" in files.fault('server.socket = ""\n' + without)
 
 
 def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:

@@ -59,6 +59,11 @@ def _read(folder: Path, text: str = COMPLETE, **environ: str) -> Any:
     return oidc.read(load(_write(folder, text), {}).settings, folder, environ)
 
 
+def test_no_local_socket_is_needed_if_people_sign_in(tmp_path: Path) -> None:
+    path = _write(tmp_path, COMPLETE + '[server]\nsocket = ""\n')
+    assert load(path, {}).settings.server.socket == ""
+
+
 def test_the_secret_is_read_from_a_file_or_a_credential_and_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     access = _read(tmp_path)
