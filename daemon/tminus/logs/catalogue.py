@@ -114,7 +114,9 @@ LOG_LINES = {
     ),
     "clock.moved": LineTemplate("warning", "test clock moved from {moved_from} to {now}", ("moved_from", "now")),
     "clock.late": LineTemplate(
-        "warning", "{moves:session} opened or closed late, by up to {lag_ms} ms ({cause})", ("lag_ms", "moves", "cause")
+        "warning",
+        "the scheduler was up to {lag_ms} ms late with {moves:deadline} ({cause})",
+        ("lag_ms", "moves", "cause"),
     ),
     "clock.stepped": LineTemplate("warning", "wall clock stepped by {step_ms} ms, timers set again", ("step_ms",)),
     "clock.differs": LineTemplate(

@@ -146,7 +146,7 @@ FIELDS = {
     "method": _keyword("HTTP method of the request"),
     "moved": _integer("number of deadlines"),
     "moved_from": _time("where the test clock stood before the move"),
-    "moves": _integer("number of transitions of sessions"),
+    "moves": _integer("number of deadlines that the scheduler met then, also those on time"),
     "ms": _integer("milliseconds until the request was answered"),
     "network": _keyword("the /64 network of `remote_ip`, which counts as one caller; absent for IPv4"),
     "new": _text("the setting's new value as text, lists and tables as JSON; absent if there is none; no secret"),
