@@ -146,7 +146,7 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Urls:
     """The public URLs of the API and of the pages for users and hosts, without a slash at the end."""
 
@@ -154,18 +154,18 @@ class Urls:
     user: str
     host: str
 
-    @property
+    @cached_property
     def user_page(self) -> str:
         """The page for users, to which `?` and a session's id are appended."""
         return addresses.page(self.user)
 
-    @property
+    @cached_property
     def pin_page(self) -> str:
         """The page for users, to which a session's PIN is appended."""
         page = self.user_page
         return page if page.endswith("/") else f"{page}?"
 
-    @property
+    @cached_property
     def host_page(self) -> str:
         """The page for hosts, to which `?` and a session's id are appended."""
         return addresses.page(self.host)

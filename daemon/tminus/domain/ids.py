@@ -3,6 +3,7 @@
 import random
 import secrets
 import string
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import accumulate
 
@@ -32,7 +33,32 @@ def base62_texts(*lengths: int) -> list[str]:
     Each system call releases the interpreter lock, and taking the lock again takes longer than reading the bytes.
     """
     text = base62(sum(lengths))
+    return _split(text, lengths)
+
+
+def _split(text: str, lengths: Sequence[int]) -> list[str]:
     return [text[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+class Supply:
+    """Random characters for many texts, all from one system call.
+
+    Parameters
+    ----------
+    length
+        The total number of characters.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._text = base62(length)
+        self._used = 0
+
+    def texts(self, *lengths: int) -> list[str]:
+        """Take the next characters, and return them as one text of each length, as `base62_texts` does."""
+        first = self._used
+        self._used += sum(lengths)
+        assert self._used <= len(self._text), "the supply is large enough for all texts"
+        return _split(self._text[first : self._used], lengths)
 
 
 def token() -> str:

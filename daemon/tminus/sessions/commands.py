@@ -4,7 +4,7 @@ The store's writer runs a command as a job. The first argument is the transactio
 checks whether the change is allowed, then writes it together with its events.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -84,17 +84,23 @@ def new_session(
 
 
 def session_values(
-    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str, first: str = ""
+    settings: Settings,
+    caller: Caller,
+    request: CreateSession,
+    now: datetime,
+    created_by: str,
+    first: str = "",
+    random_texts: Callable[..., list[str]] = ids.base62_texts,
 ) -> tuple[dict[str, Any], Transition]:
     """Return what `new_session` returns, as the values of the model's fields.
 
     `created_by`: what `created_by_text` returns for the caller. `first`: the first characters of the id; the others are
-    random.
+    random. `random_texts`: `ids.base62_texts`, or the `texts` of a supply.
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
     lengths = request.type.id_length - len(first), ids.TOKEN_LENGTH, ids.TOKEN_LENGTH
-    rest, host_auth_token, host_key = ids.base62_texts(*lengths)
+    rest, host_auth_token, host_key = random_texts(*lengths)
     session_id = first + rest
     urls = settings.server.urls()
     reminders = reminders_of(settings, request)

@@ -61,3 +61,14 @@ def test_sample_returns_different_pins_and_at_most_all(pins: set[int], count: in
     some = ids.choose_pins(pins, count)
     assert len(some) == len(set(some)) == min(count, len(pins))
     assert set(some) <= pins
+
+
+def test_a_supply_has_different_texts_of_the_right_lengths_until_it_is_used_up() -> None:
+    supply = ids.Supply(200)
+    texts = [*supply.texts(6, 32), *supply.texts(150), *supply.texts(12)]
+
+    assert [len(text) for text in texts] == [6, 32, 150, 12]
+    assert all(text.encode().strip(ids.BASE62) == b"" for text in texts)
+    assert texts[3] not in texts[2]
+    with pytest.raises(AssertionError):
+        supply.texts(1)
