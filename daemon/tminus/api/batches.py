@@ -314,13 +314,17 @@ def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None]
     `first`: the index of the first one.
     """
     adapter = _list_of(NewSession)
+    found: list[list[Problem]] = [[] for _ in items]
     try:
-        may_have_nul = b"\\u0000" in orjson.dumps(items)
+        text = orjson.dumps(items)
+        may_have_nul = b"\\u0000" in text
+        certain = bodies.is_shallow(text) and not may_have_nul
     except TypeError:
-        may_have_nul = True
-    found = [
-        _unstorable(item, ("sessions", place), may_have_nul=may_have_nul) for place, item in enumerate(items, first)
-    ]
+        may_have_nul, certain = True, False
+    if not certain:
+        found = [
+            _unstorable(item, ("sessions", place), may_have_nul=may_have_nul) for place, item in enumerate(items, first)
+        ]
     if not any(found):
         with suppress(ValidationError):
             return [one.create_session() for one in adapter.validate_python(items)], []

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -87,14 +88,16 @@ def decode_text(body: bytes) -> tuple[Any, list[Problem]]:
         return None, [_not_json(f"arrays and objects are nested more than {_DEEPEST} levels deep")]
 
 
+def is_shallow(text: bytes) -> bool:
+    """Return whether a JSON text certainly is not nested too deep, since it has few arrays and objects."""
+    return text.count(b"[") + text.count(b"{") <= _DEEPEST
+
+
 def unstorable(value: Any, loc: tuple[str | int, ...]) -> list[Problem]:
     """Return the problems of a part of a decoded body, or the first of them if there are many."""
-    try:
-        text = orjson.dumps(value)
-        if text.count(b"[") + text.count(b"{") <= _DEEPEST:
+    with suppress(TypeError):
+        if is_shallow(orjson.dumps(value)):
             return []
-    except TypeError:
-        pass
     return list(islice(_problems(value, loc), MAX_FIELD_ERRORS + 1))
 
 

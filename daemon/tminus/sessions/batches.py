@@ -195,9 +195,10 @@ def prepare(settings: Settings, caller: Caller, requests: Sequence[CreateSession
     # Ids with one first character are close together in the indexes. Otherwise each part would change most of their
     # pages, and write all these pages.
     first = ids.base62(1)
+    supply = ids.Supply(sum(request.type.id_length + 2 * ids.TOKEN_LENGTH for request in requests))
     rows: list[list[Any]] = []
     for request in requests:
-        values, _ = commands.session_values(settings, caller, request, now, "", first)
+        values, _ = commands.session_values(settings, caller, request, now, "", first, supply.texts)
         rows.append(batches.new_row(values))
     return NewPart(
         _json({"at": Instant.number(now), "created_by": created_by, "columns": batches.COLUMNS, "rows": rows}),
@@ -270,7 +271,7 @@ _USER_URL, _HOST_URL = _COLUMN["user_url"], _COLUMN["host_url"]
 _CREATED_AT, _UPDATED_AT, _OPENED_AT = _COLUMN["created_at"], _COLUMN["updated_at"], _COLUMN["opened_at"]
 _CREATED_BY, _START, _EXPIRES_AT = _COLUMN["created_by"], _COLUMN["start_time"], _COLUMN["expires_at"]
 _REMINDERS, _REMIND_AT = _COLUMN["reminders"], _COLUMN["remind_at"]
-_DUE_AT, _DUE_TRIGGER = _COLUMN["due_at"], _COLUMN["due_trigger"]
+_DUE_AT = _COLUMN["due_at"]
 _STATUS, _INVITEES = _COLUMN["status"], _COLUMN["invitees"]
 
 
@@ -284,8 +285,8 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
     part = orjson.loads(content)
     rows: list[list[Any]] = batches.current_rows(part["columns"], part["rows"])
     now, renamed = Instant.number(tx.now), _rename_taken(tx, rows)
-    # The start of a session that is due to open now. Every start is as far from its opening.
-    due_start = 2 * now - Instant.number(opens_at(tx.now, settings.lifecycle.timeouts))
+    # Milliseconds from the opening to the start, the same for every session.
+    lead = now - Instant.number(opens_at(tx.now, settings.lifecycle.timeouts))
     types = {one.value: one for one in SessionType}
     triggers, events = [], []
     due: list[str] = []
@@ -296,8 +297,10 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
             row[_OPENED_AT] = now
         if start is None:
             row[_EXPIRES_AT] += now - part["at"]
-        elif start <= due_start:
-            due.append(row[_ID])
+        else:
+            row[_DUE_AT] = start - lead  # as the insertion computes it
+            if row[_DUE_AT] <= now:
+                due.append(row[_ID])
         if row[_REMIND_AT] is not None and row[_REMIND_AT] <= now:
             remind_at = next_reminder(row[_REMINDERS], Instant.instant(start), tx.now)
             row[_REMIND_AT] = None if remind_at is None else Instant.number(remind_at)
@@ -319,9 +322,7 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
             )
             for event_type in transition.events
         ]
-    deadlines = tx.add_rows(triggers, rows, events, settings.lifecycle.timeouts)
-    for row in rows:
-        row[_DUE_AT], row[_DUE_TRIGGER] = deadlines[row[_ID]]
+    tx.add_rows(triggers, rows, events, settings.lifecycle.timeouts)
     if due:
         found = tx.sessions_with(due)
         open_sessions(tx, settings, batch.caller["request_id"], [found[one] for one in due], batch.pins.get("due", []))

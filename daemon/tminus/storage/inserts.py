@@ -59,15 +59,21 @@ def insert_values(
     columns: tuple[str, ...],
     rows: Sequence[Values],
     timeouts: Timeouts | None = None,
+    *,
+    returning: bool = True,
 ) -> Inserted:
-    """Insert rows, at least one, as `insert_rows`, from values that `stored_values` has converted."""
+    """Insert rows, at least one, as `insert_rows`, from values that `stored_values` has converted.
+
+    `returning`: whether the ids and deadlines of sessions are needed. On SQLite, each row that is fetched releases the
+    interpreter lock, which another thread may then keep.
+    """
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
         result = connection.exec_driver_sql(statement, bind(rows))
         return Inserted(result.all() if result.returns_rows else [], 0)
     returned: list[Row[Any]] = []
     for some in _portions(rows):
-        statement, bind = _values(connection.dialect, table, columns, len(some), timeouts)
+        statement, bind = _values(connection.dialect, table, columns, len(some), timeouts, returning=returning)
         result = connection.exec_driver_sql(statement, bind(some))
         if result.returns_rows:
             # Rows are fetched at once: SQLite keeps a savepoint for each statement whose rows are not fetched, and
@@ -88,7 +94,7 @@ def _portions(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
 
 @cache
 def _values(
-    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
+    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None, *, returning: bool
 ) -> tuple[str, Bind]:
     """Return an insertion of several rows for SQLite.
 
@@ -104,7 +110,8 @@ def _values(
     if timeouts is None:
         return f"INSERT INTO {name} ({listed}) {given}", bind
     selected, returned = _with_deadlines(dialect, columns, timeouts)
-    return f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given {returned}", bind
+    insertion = f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given"
+    return f"{insertion} {returned}" if returning else insertion, bind
 
 
 @cache

@@ -222,10 +222,10 @@ class Transaction(View):
         sessions: Sequence[Values],
         events: Sequence[Values],
         timeouts: Timeouts,
-    ) -> dict[str, tuple[int | None, str | None]]:
+    ) -> None:
         """Add the rows of new sessions, in the order of the model's fields, and of their events.
 
-        `triggers`: the trigger that creates each session. Returns each session's deadline, as it is stored, by its id.
+        `triggers`: the trigger that creates each session.
 
         The event log reads these events from the database afterwards, as those of bulk transitions.
         """
@@ -233,14 +233,14 @@ class Transaction(View):
         self.writes += 1
         self.has_events = self.has_bulk_events = True
         self.transitions.update(triggers)
-        inserted = insert_values(self._connection, SESSIONS, tuple(Session.model_fields), sessions, timeouts)
-        remind = tuple(Session.model_fields).index("remind_at")
-        for times in ([row.due_at for row in inserted.rows], [row[remind] for row in sessions]):
-            if found := [at for at in times if at is not None]:
-                self.note_due(Instant.instant(min(found)))
+        columns = tuple(Session.model_fields)
+        insert_values(self._connection, SESSIONS, columns, sessions, timeouts, returning=False)
+        remind = columns.index("remind_at")
+        if reminders := [row[remind] for row in sessions if row[remind] is not None]:
+            self.note_due(Instant.instant(min(reminders)))
+        self.note_due(self.next_due())  # of all sessions: a deadline that others know already does no harm
         self._lock_writers()
         insert_values(self._connection, EVENTS, EVENT_COLUMNS, events)
-        return {row.id: (row.due_at, row.due_trigger) for row in inserted.rows}
 
     def record(self, event: LogEvent) -> None:
         """Add an event. It gets its number when it is inserted, in the order of these calls."""
