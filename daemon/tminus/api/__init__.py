@@ -17,7 +17,8 @@
 `routes_*`              the endpoints, grouped by subject
 `requests`              schemas of request bodies and parameters
 `bodies`                strict parsing of JSON bodies
-`batches`               bodies and responses of batches, in parts
+`batch_bodies`          bodies of batches, in parts
+`batch_answers`         the decision on a batch, and its response in parts
 `conditions`            `If-Match` and `If-None-Match`
 `free_busy_query`       the body of a CalDAV `free-busy-query`
 `services`              the objects that routes use

@@ -1,7 +1,7 @@
 """Routes of batches: create, reschedule and close many sessions, all or none."""
 
 from tminus import clock, schemas
-from tminus.api import batches
+from tminus.api import batch_answers, batch_bodies
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
@@ -50,14 +50,14 @@ async def create_sessions(
 ) -> Answer:
     services = context.services
     commands.require_agent(caller)
-    async with batches.receive_new(context, caller, dry_run=dryRun) as sent:
+    async with batch_bodies.receive_new(context, caller, dry_run=dryRun) as sent:
         if sent.errors:
             raise BatchRefused(sent.errors)
         settings, now, keyed = services.settings, clock.now(), sent.keyed(idempotency_key)
         if sent.dry_run:
             requests = sent.requests
             planned = await services.query(lambda view: commands.plan_creation(view, settings, caller, requests, now))
-            return await batches.answer_planned(context, planned)
+            return await batch_answers.answer_planned(context, planned)
         decided = await context.write(lambda tx: commands.create(tx, settings, caller, sent.new, keyed))
         return await _answer(context, caller, decided)
 
@@ -73,16 +73,16 @@ async def reschedule_sessions(
     context: RequestContext, caller: CurrentCaller, idempotency_key: IdempotencyKey = None, dryRun: DryRun = False
 ) -> Answer:
     services = context.services
-    async with batches.receive(context, caller, "sessions") as sent:
+    async with batch_bodies.receive(context, caller, "sessions") as sent:
         dry_run = sent.dry_run(dryRun)
-        moved = await services.prepare(lambda: batches.validated_body(sent, MovedSessions))
+        moved = await services.prepare(lambda: batch_bodies.validated_body(sent, MovedSessions))
         targets = _targets(moved, caller)
         settings, now = services.settings, clock.now()
         if dry_run:
             planned = await services.query(lambda view: commands.plan_reschedule(view, settings, caller, targets, now))
-            return await batches.answer_planned(context, planned)
+            return await batch_answers.answer_planned(context, planned)
         keyed = sent.keyed(idempotency_key)
-        decided = await batches.decide(
+        decided = await batch_answers.decide(
             context,
             caller,
             keyed,
@@ -103,15 +103,15 @@ async def close_sessions(
     context: RequestContext, caller: CurrentCaller, idempotency_key: IdempotencyKey = None, dryRun: DryRun = False
 ) -> Answer:
     services = context.services
-    async with batches.receive(context, caller, "ids") as sent:
+    async with batch_bodies.receive(context, caller, "ids") as sent:
         dry_run = sent.dry_run(dryRun)
-        closed = await services.prepare(lambda: batches.validated_body(sent, ClosedSessions))
+        closed = await services.prepare(lambda: batch_bodies.validated_body(sent, ClosedSessions))
         targets = _targets(closed, caller)
         if dry_run:
             planned = await services.query(lambda view: commands.plan_close(view, caller, targets))
-            return await batches.answer_planned(context, planned)
+            return await batch_answers.answer_planned(context, planned)
         keyed = sent.keyed(idempotency_key)
-        decided = await batches.decide(
+        decided = await batch_answers.decide(
             context,
             caller,
             keyed,
@@ -134,4 +134,4 @@ def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.T
 
 async def _answer(context: RequestContext, caller: Caller, decided: commands.Decided) -> Answer:
     context.replayed = decided.replayed
-    return await batches.answer(context, caller, decided, [_REPLAYED] if decided.replayed else None)
+    return await batch_answers.answer(context, caller, decided, [_REPLAYED] if decided.replayed else None)

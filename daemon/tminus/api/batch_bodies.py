@@ -1,55 +1,38 @@
-"""Read, validate and answer batches in parts, so that memory and other requests do not depend on the size.
+"""Read and validate the bodies of batches, so that memory and other requests do not depend on their size.
 
-Parsing, validation and serialization run on a thread of their own. New sessions are validated, prepared and stored in
-parts; an answer is read and sent in parts.
+Parsing and validation run on a thread of their own. New sessions are validated, prepared and stored in parts.
 """
 
 import asyncio
 import hashlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from starlette.responses import StreamingResponse
 
 from tminus import clock
-from tminus.api import answers, bodies
+from tminus.api import bodies
 from tminus.api.errors import field_errors, invalid
 from tminus.api.parameters import Problem, located
 from tminus.api.request_body import BATCH_SECONDS, body_parts, read_body, whole_body
 from tminus.api.request_context import RequestContext
-from tminus.api.response import Headers, Json
-from tminus.api.routing import Answer
 from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError, RequestError
-from tminus.domain.model import Session
 from tminus.domain.types import MAX_SESSIONS, Caller, CreateSession
 from tminus.new_sessions import NewSession
 from tminus.sessions import batches as commands
-from tminus.sessions.batches import PART, Decided, NewBatch
+from tminus.sessions.batches import PART, NewBatch
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import Transaction, View
-from tminus.storage.batches import NewRow, session
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 """Media types of a body or an answer with one JSON object in each line."""
-
-_STARTED = 2
-"""Number of parts that wait for the writer or are being executed, so that the writer need not wait for the next one."""
-
-_ATTEMPTS = 3
-"""How often sessions are read before the transaction that changes them. If they have changed each time in between, the
-transaction itself reads them.
-"""
 
 
 def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -372,136 +355,3 @@ def validated_body(sent: Sent, model: type[M]) -> M:
 @cache
 def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]
-
-
-# --- deciding and answering -------------------------------------------------------------------------------------------
-
-
-async def decide(
-    context: RequestContext,
-    caller: Caller,
-    keyed: KeyedRequest | None,
-    find: Callable[[View], T],
-    command: Callable[[Transaction, T], Decided | None],
-) -> Decided:
-    """Return the decision on a batch of existing sessions: `find` reads them, and `command` decides in a transaction.
-
-    `command` returns None if a session has changed since it was read. Then they are read again.
-    """
-    services = context.services
-    for _ in range(_ATTEMPTS):
-        try:
-            found = await services.prepare(lambda: services.store.read(find, lane="search"))
-        except RequestError:
-            # A repeated request may be refused because the first one has already changed the sessions.
-            if keyed is not None:
-                earlier = await services.query(lambda view: commands.find_decided(view, caller, keyed, clock.now()))
-                if earlier is not None:
-                    return earlier
-            raise
-        decided = await context.write(lambda tx, found=found: command(tx, found))  # type: ignore[misc]
-        if decided is not None:
-            return decided
-    decided = await context.write(lambda tx: command(tx, find(tx)))
-    assert decided is not None, "nothing has changed in the transaction that has read the sessions"
-    return decided
-
-
-class _Part(NamedTuple):
-    """A part of a batch that has been executed."""
-
-    session_ids: Sequence[str]
-    created: Mapping[str, NewRow] = MappingProxyType({})
-    """The rows of those that were just created, by id. The others are read."""
-
-
-async def _execute_parts(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:
-    """Execute the parts of a batch that are left, and yield the sessions in parts, each as soon as it is done.
-
-    Raises `RequestError`.
-    """
-    services, batch_id, session_ids = context.services, decided.unfinished, decided.session_ids
-
-    def start_part(batch_id: str) -> asyncio.Task[commands.Progress]:
-        job = partial(commands.do_next, settings=services.settings, batch_id=batch_id)
-        return asyncio.create_task(context.write(job, large=True))
-
-    first = 0
-    started = deque([] if batch_id is None else [start_part(batch_id) for _ in range(_STARTED)])
-    try:
-        while batch_id is not None and first < len(session_ids):
-            progress = await started.popleft()
-            if progress.remaining > PART * len(started):
-                started.append(start_part(batch_id))
-            end = len(session_ids) - progress.remaining
-            if end - first > progress.done and (key := decided.key) is not None:
-                # Another request with this key has executed parts, and perhaps given some of their sessions new ids.
-                session_ids = await services.query(partial(commands.current_ids, caller=caller, key=key)) or session_ids
-            for some in parts(session_ids[first:end]):
-                yield _Part([progress.renamed.get(one, one) for one in some], progress.created)
-            first = end
-    finally:
-        await asyncio.gather(*started, return_exceptions=True)
-    for some in parts(session_ids[first:]):
-        yield _Part(some)
-
-
-def wants_ndjson(context: RequestContext) -> bool:
-    """Return whether the caller accepts an answer with one object in each line."""
-    return any(kind in context.header(b"accept") for kind in NDJSON)
-
-
-async def answer(context: RequestContext, caller: Caller, decided: Decided, headers: Headers | None) -> Answer:
-    """Execute what is left of a batch; return the response with its sessions as they are now.
-
-    In JSON, one part is read while the next one is executed. In NDJSON, the parts are read as they are sent.
-    """
-
-    def lines(some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:
-        now = clock.now()
-        return [orjson.dumps(answers.session(sessions[one], caller, now)) for one in some if one in sessions]
-
-    async def read(part: _Part) -> list[bytes]:
-        some, created = part
-        if all(one in created for one in some):
-            return await context.services.prepare(lambda: lines(some, {one: session(created[one]) for one in some}))
-        return await context.services.query(lambda view: lines(some, view.sessions_with(some)))
-
-    async def ndjson(session_ids: Sequence[str]) -> AsyncIterator[bytes]:
-        for some in parts(session_ids):
-            yield b"".join(line + b"\n" for line in await read(_Part(some)))
-
-    if wants_ndjson(context):
-        session_ids = [one async for part in _execute_parts(context, caller, decided) for one in part.session_ids]
-        response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
-        response.raw_headers += headers or []
-        return response
-    shown: list[bytes] = []
-    reading: asyncio.Task[list[bytes]] | None = None
-    try:
-        async for part in _execute_parts(context, caller, decided):
-            shown += [] if reading is None else await reading
-            reading = asyncio.create_task(read(part))
-        shown += [] if reading is None else await reading
-    finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.wait([reading])
-            if not reading.cancelled():
-                reading.exception()  # asyncio would log an error that nobody reads; another one is raised already
-    return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
-
-
-async def answer_planned(context: RequestContext, planned: Sequence[commands.Plan]) -> Answer:
-    """Return the response to a dry run."""
-
-    def body() -> bytes:
-        lines = [orjson.dumps(answers.planned(one)) for one in planned]
-        if wants_ndjson(context):
-            return b"".join(line + b"\n" for line in lines)
-        return b'{"dryRun":true,"planned":[%b]}' % b",".join(lines)
-
-    content = await context.services.prepare(body)
-    if not wants_ndjson(context):
-        return Json(content)
-    return StreamingResponse(_at_once(content), media_type="application/x-ndjson")
