@@ -95,7 +95,7 @@ from tminus.delivery.webhooks import Webhooks
 from tminus.logs.writer import LogWriter
 from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import clock_steps, timers
-from tminus.service import running
+from tminus.service import run_marker
 from tminus.storage import listen_notify, locks, watch, writer
 
 def fails(kind, name, file="broken"):
@@ -134,7 +134,7 @@ def no_sign_of_life(*given):
     if os.path.exists("broken"):
         raise RuntimeError("as if there were a defect")
     utime(*given)
-running.os.utime = no_sign_of_life
+run_marker.os.utime = no_sign_of_life
 
 main()
 """

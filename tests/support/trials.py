@@ -133,6 +133,7 @@ TOKEN = "the token of an agent"
 SMALL: Sequence[tuple[Any, str, Any]] = (
     (sweeps, "LARGEST_BATCH", 2),
     (batches, "PART", 2),
+    (batches, "PARTS", 1),
     (worker, "SKIPPED", 1),
     (event_log, "PAGE", 1),
     (event_log, "STOP_SECONDS", 0.0),
