@@ -121,7 +121,7 @@ def test_a_change_that_makes_the_configuration_wrong_is_not_written(daemon: Daem
     done = token(daemon, own, "revoke", "abababab")
     assert done.returncode == 1
     assert "was not changed" in done.stderr
-    assert "nobody could call" in done.stderr
+    assert "nobody can sign in" in done.stderr
     assert own.read_text() == before
     made(token(daemon, own, "new", "--id", "7", "--append", str(own)))
     assert token(daemon, own, "revoke", "abababab").returncode == 0
