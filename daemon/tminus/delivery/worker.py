@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from tminus import clock
 from tminus.delivery import backoff
 from tminus.delivery.due import Due, find_due
 from tminus.delivery.sender import Outcome, Sender, Sent, Subscription
@@ -260,8 +261,8 @@ class DeliveryWorker:
         """Return the changes of an endpoint or a replay after one more failure."""
         failures = state.failures + 1
         since = state.failing_since or begun
-        ended = begun + timedelta(milliseconds=outcome.ms)
-        retry_at = ended + backoff.delay(failures, outcome.retry_after, self._first_delay)
+        # Not from `begun`: if the clock was set back meanwhile, that would be an hour or more ahead.
+        retry_at = clock.now() + backoff.delay(failures, outcome.retry_after, self._first_delay)
         # However long the delay is, one last attempt is made before giving up.
         return {
             "failures": failures,

@@ -274,6 +274,22 @@ def test_after_a_clock_step_waiting_endpoints_are_tried_at_once(sender: Sender, 
     eventually(lambda: receiver.seqs == [1, 1])
 
 
+@ON_SQLITE
+def test_an_attempt_that_fails_across_a_clock_step_is_repeated_soon(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = wall_clock.now
+
+    def step_back(handler: Handler) -> None:
+        monkeypatch.setattr(wall_clock, "now", lambda: now() - HOUR)
+        status(500)(handler)
+
+    receiver.answers = [step_back]
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: receiver.seqs == [1, 1])
+
+
 def test_an_endpoint_that_responds_with_410_is_paused_and_loses_no_event(
     sender: Sender, receiver: Receiver, log_lines: Lines
 ) -> None:
