@@ -146,7 +146,10 @@ def _outcomes(records: Records, posted: Sequence[Posted]) -> Iterator[Fact]:
                 yield Fact("loss", f"{text}; the table of mails has {found and dict(found)}", session_id)
                 continue
             key = (row["external_session_object_id"], found["seq"], position + 1)
-            if found["state"] == MailState.DEFERRED:
+            # A reminder that the server defers until the start is dropped. Its row stays as it is.
+            types = {one["seq"]: one["type"] for one in records.histories[session_id]}
+            dropped = types.get(found["seq"]) == EventType.REMINDER and (found["sent_seq"] or 0) >= last["seq"]
+            if found["state"] == MailState.DEFERRED and not dropped:
                 yield Fact("loss", f"the mail {key} is deferred, and nothing will send it", session_id)
             if found["state"] == MailState.SENT and key not in accepted:
                 yield Fact("loss", f"the mail {key} counts as sent, and the server has not accepted it", session_id)
