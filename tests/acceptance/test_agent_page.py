@@ -828,7 +828,8 @@ def test_today_shows_what_is_open_what_ended_and_the_present(desk: Daemon, visit
 
 def test_the_day_is_used_with_the_keyboard(desk: Daemon, visit: Visit) -> None:
     for hours in range(3):
-        start = (datetime.now(UTC).replace(hour=10) + timedelta(days=3, hours=hours)).isoformat()
+        # In the zone of the browser, where the day may be another one than in UTC.
+        start = (datetime.now(ZoneInfo("Europe/Vienna")).replace(hour=10) + timedelta(days=3, hours=hours)).isoformat()
         desk.make(by="anna", label=f"Meeting {hours}", startTime=start)
     page = visit(desk).page
     for _ in range(3):
