@@ -71,7 +71,7 @@ class _Part(NamedTuple):
 
     session_ids: Sequence[str]
     created: Mapping[str, NewRow] = MappingProxyType({})
-    """The rows of those that were just created, by id. The others are read."""
+    """Session id -> row, for sessions that this batch has just created. Other sessions are read from the database."""
 
 
 async def _execute_parts(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:

@@ -175,7 +175,7 @@ class Services:
         self._agents_changed()
 
     def _agents_changed(self) -> None:
-        """Find out anew who may act, and disconnect the others from rooms that they host, streams and held requests."""
+        """Look up again who may act. Disconnect all others from the rooms that they host, streams and held requests."""
         issuer, roles = self.settings.signin.oidc.issuer, self.settings.signin.oidc.roles.given
         present = [as_agent(one, roles) for one in self.known_agents.all if issuer and one.issuer == issuer]
         self._by_issuer = {one.id: one for one in present if one.roles and one.id not in self.agents}

@@ -31,7 +31,7 @@ MAX_A_DAY = 8
 """Maximum number of occurrences on one day."""
 
 MAX_DATES = 366
-"""Maximum number of occurrences that a series excludes, and of those that it adds to its rule."""
+"""Maximum number of excluded occurrences of a series. It is also the maximum number of added ones."""
 
 FIRST_YEAR, LAST_YEAR = 2000, 2999
 """The years of local times. Python's `datetime` ends with the year 9999."""

@@ -40,7 +40,7 @@ export function announce(sentence) {
   setTimeout(() => (announcement.textContent = sentence), 50);
 }
 
-/** Set a field wherever it occurs. An empty value hides it, and its row in a card. */
+/** Set a field in each element that shows it. An empty value hides the field, and its row in a card. */
 export function fill(name, value) {
   for (const field of document.querySelectorAll(`[data-field="${name}"]`)) {
     if (field.textContent !== value) field.textContent = value;
