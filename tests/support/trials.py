@@ -1048,6 +1048,20 @@ def _do_batch(store: Store, label: str) -> None:
     _finish_batch(store, batches.Decided([], label))
 
 
+def _unfinished_alone(tx: Transaction, label: str) -> None:
+    """Prepare such a batch, and no deadline: only then a transaction does several parts."""
+    tx.execute(update(SESSIONS).values(due_at=None, remind_at=None))
+    _unfinished_batch(tx, label)
+
+
+def _do_parts_together(store: Store, label: str) -> None:
+    before, batches.PARTS = batches.PARTS, 2
+    try:
+        _do_batch(store, label)
+    finally:
+        batches.PARTS = before
+
+
 def _batch_parts(view: View, label: str) -> State:
     return stored_batches.parts(view, label), label in stored_batches.unfinished(view), _batch_made(view, label)
 
@@ -1135,6 +1149,7 @@ TRIALS: Mapping[str, Trial] = {
     "batch-discard": Trial(_discard_batch, _store_two_parts, _batch_parts),
     "batch-leftovers": Trial(_remove_leftovers, _store_two_parts, _batch_parts, later=HOUR),
     "batch-unfinished": Trial(_do_batch, _unfinished_batch, _batch_parts, commits=2),
+    "batch-parts-together": Trial(_do_parts_together, _unfinished_alone, _batch_parts),
     "batch-reschedule": Trial(_move_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
     "batch-close": Trial(_close_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
