@@ -23,6 +23,7 @@ from tests.support import browsers, challenges, page_pictures
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
+from tminus.api.challenges import WIDTH
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
@@ -163,7 +164,7 @@ def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
     challenge_after(guest, lambda: guest.press("Continue"))
     assert re.search(r"wrong PINs.*Please wait (1 hour|\d+ minutes)", page.locator("#pin-error").inner_text())
     assert "cannot see it, wait" in page.locator("#challenge-lead").inner_text()
-    assert page.evaluate("document.getElementById('picture').naturalWidth") == 240
+    assert page.evaluate("document.getElementById('picture').naturalWidth") == WIDTH
     assert page.evaluate("document.activeElement.id") == "digits"
     assert page.locator("#picture").get_attribute("alt") == "A picture with four digits"
     check(guest, "pin-challenge")

@@ -31,8 +31,8 @@ LIFETIME = timedelta(minutes=2)
 DIGITS = 4
 """Length of the text. The original's sample application accepts exactly four digits."""
 
-WIDTH, HEIGHT = 240, 80
-"""Size of the picture in pixels. It is wider than the digits need, because the library cuts off what has no room."""
+WIDTH, HEIGHT = 160, 80
+"""Size of the picture in pixels. The library cuts off what has no room, so all digits have room in the largest font."""
 
 MAX_WAITING = 50
 """Maximum number of pictures that wait to be drawn; each takes about 5 ms."""
@@ -81,6 +81,7 @@ class Challenges:
             from captcha.image import ImageCaptcha  # noqa: PLC0415
 
             self._drawing = ImageCaptcha(WIDTH, HEIGHT, font_sizes=(48, 54, 60))
+            self._drawing.word_space_probability = 1.0  # no spaces between digits: they would need as much room again
             self._drawing.word_offset_dx = 0.1  # digits overlap little
             self._drawing.character_rotate = (-20, 20)  # a 7 that is turned further looks like a 1
         # Drawn white on black and then inverted, because the library draws dark colours pale.
