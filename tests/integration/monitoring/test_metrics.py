@@ -215,7 +215,7 @@ def test_sessions_are_counted_again_only_after_new_events(world: World, monkeypa
     world.close(session)
     monkeypatch.setattr(door, "QUICK_COUNT", -1.0)  # from here on it takes too long to be done whenever somebody asks
     assert world.store.counts()[Status.NEW] == 0
-    monkeypatch.setattr(wall_clock, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(door, "monotonic", lambda: 0.0)
     world.create()
     assert world.store.counts()[Status.NEW] == 0, "as old as that"
 
