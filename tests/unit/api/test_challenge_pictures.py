@@ -30,11 +30,10 @@ def test_all_digits_have_room_in_the_largest_font(challenges: Challenges) -> Non
     assert drawing is not None
     assert drawing.word_space_probability == 1
     draw = ImageDraw.Draw(Image.new("RGB", (WIDTH, HEIGHT)))
-    widest = max(
-        draw.multiline_textbbox((1, 1), digit, font=font)[2] for font in drawing.truefonts for digit in "0123456789"
-    )
+    boxes = [draw.multiline_textbbox((1, 1), digit, font=font) for font in drawing.truefonts for digit in "0123456789"]
     # The library begins at a tenth of a digit's width from the edge.
-    assert (DIGITS + 0.1) * widest <= WIDTH
+    assert (DIGITS + 0.1) * max(width for _, _, width, _ in boxes) <= WIDTH
+    assert max(height for *_, height in boxes) <= HEIGHT
 
 
 @pytest.mark.parametrize("text", ["0000", "8888", "1111", "7417"])
