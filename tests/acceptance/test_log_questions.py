@@ -69,6 +69,8 @@ def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(
     assert not refused.is_success
     line = asked.logged("http.request", request_id="refused.1")
     assert (line["label"], line["external_key"], line["record_name"]) == ("B", "CS7", RECORD["name"])
+    assert line["error"] in line["message"]
+    assert line["error"] == refused.json()["description"]
     asked.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
     assert asked.logged("http.request", request_id="read.1")["session_id"] == made["id"]
     assert asked.command("list").returncode == 0
@@ -95,8 +97,42 @@ def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it
     assert [line["token_state"] for line in failed] == ["revoked", "unknown"]
     assert failed[0]["token"] == mark
     [changed] = [line for line in daemon.log_lines("config.changed") if mark in line.get("old", "")]
-    assert changed["key"] == "agents[7].token_sha256"
+    assert (changed["key"], changed["agent_name"]) == ("agents[7].token_sha256", "Anna Agent")
     assert token[:8] not in daemon.log.read_text()
+
+
+def test_a_revoked_token_is_named_although_its_address_has_guessed_too_often(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "2/hour"})
+    mark = sha256(daemon.tokens["anna"].encode()).hexdigest()[:12]
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace(agents_toml(), agents_toml().split("[[agents]]\nid = 7", maxsplit=1)[0]))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    codes = [daemon.get("/me", by=None, headers={"Session-id": f"{number:040}"}).status_code for number in range(3)]
+    assert codes == [401, 401, 429]
+    assert daemon.get("/me", by="anna").status_code == 429
+    line = daemon.logged("auth.limited", token=mark)
+    assert line["token_state"] == "revoked"
+    assert f"among them revoked token {mark}" in line["message"]
+    assert "token" not in daemon.log_lines("auth.limited")[0], "an unknown token is nobody's"
+
+
+def test_a_pin_that_was_found_after_wrong_ones_is_in_the_log(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(server={"trusted_proxies": ["127.0.0.0/8"]})
+    made = daemon.make(type="support", label="Printer")
+
+    def look(pin: str, address: str) -> int:
+        headers = {"X-Forwarded-For": address}
+        return int(daemon.get(f"/support/{pin}/meta", by=None, headers=headers).status_code)
+
+    wrong = next(pin for pin in ("123456", "234567") if pin != str(made["pin"]))
+    assert [look(pin, "192.0.2.1") for pin in (str(made["pin"]), wrong, wrong)] == [200, 404, 404]
+    assert look(str(made["pin"]), "192.0.2.2") == 200
+    assert look(str(made["pin"]), "192.0.2.1") == 200
+    line = daemon.logged("pin.found")
+    assert (line["session_id"], line["label"], line["wrong"]) == (made["id"], "Printer", 2)
+    assert [found["remote_ip"] for found in daemon.log_lines("pin.found")] == ["192.0.2.1"]
+    assert str(made["pin"]) not in line["message"]
 
 
 def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_lines(asked: Daemon) -> None:

@@ -98,7 +98,7 @@ def test_somebody_who_is_refused_is_found_by_ticket_and_name_with_the_reason(
 def test_an_unknown_id_is_in_no_line(desk: Daemon, people: contextlib.ExitStack) -> None:
     at = Desk(desk, people, 3)
     line = at.refused("10.1.1.1", {"id": "Se3cretX"}, name="Mr Typo")
-    assert (line["close_code"], line["refcode"], line["close_reason"]) == (4404, 101404, "session not found")
+    assert (line["close_code"], line["refcode"], line["close_reason"]) == (4404, 101404, "Session not found")
     assert "session_id" not in line
     assert "Se3cretX" not in desk.log.read_text()
 

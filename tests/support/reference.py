@@ -39,7 +39,7 @@ def log_lines() -> str:
 
 def _sentence(template: str) -> str:
     """Return a message template as the page shows it: `{faults:error}` becomes `{faults} errors`."""
-    return re.sub(r"\{(\w+):([a-z ]+)\}", r"{\1} \2s", template)
+    return re.sub(r"\{(\w+):([\w ]+)\}", r"{\1} \2s", template)
 
 
 def fields(described: Mapping[str, str]) -> str:

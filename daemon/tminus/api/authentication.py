@@ -235,13 +235,23 @@ def _check_short(context: RequestContext, length: int) -> None:
         check_attempts(context)
 
 
-def check_attempts(context: RequestContext, kind: str = "token") -> None:
-    """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes. `kind`: for the metrics."""
+def check_attempts(context: RequestContext, kind: str = "token", /, **known: str | None) -> None:
+    """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes.
+
+    `kind`: for the metrics; `known`: log fields of a token that was once valid.
+    """
     wait = context.services.failed_tokens.retry_after(context.remote_ip)
     if wait is not None:
         context.logged = True
         context.services.metrics.guessed(kind, "limited")
-        REPEATED.log("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
+        REPEATED.log(
+            "auth.limited",
+            context.remote_ip,
+            f"{known}" if known else "",
+            **known,
+            remote_ip=context.remote_ip,
+            request_id=context.request_id,
+        )
         raise TooManyAttempts("wrong tokens", wait)
 
 
@@ -250,20 +260,20 @@ def _wrong_token(context: RequestContext, length: int, digest: str, state: str) 
 
     The check and the count are one step on the event loop, so that concurrent guesses cannot exceed the limit.
     """
-    check_attempts(context)
+    # For a guessable token no fingerprint is logged: a few bytes of the hash are enough to find the token.
+    about = {"token": None if length < GUESSABLE else fingerprint(digest), "token_state": state}
+    # Tokens that were once valid are few, and each has an owner: the log lists them separately.
+    known = {} if state == "unknown" else about
+    check_attempts(context, **known)
     context.services.failed_tokens.count(context.remote_ip)
     context.logged = True
     context.services.metrics.guessed("token", "wrong")
-    # For a guessable token no fingerprint is logged: a few bytes of the hash are enough to find the token.
-    logged_token = None if length < GUESSABLE else fingerprint(digest)
     REPEATED.log(
         "auth.failed",
         context.remote_ip,
-        # Tokens that were once valid are few, and each has an owner: the log lists them separately.
-        "" if state == "unknown" else f"{logged_token}",
+        f"{known}" if known else "",
         remote_ip=context.remote_ip,
-        token=logged_token,
-        token_state=state,
+        **about,
         route=context.route,
         request_id=context.request_id,
     )

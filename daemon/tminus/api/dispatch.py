@@ -51,7 +51,7 @@ class Dispatcher:
             context.route = next(iter(routes.values())).path
             raise MethodNotAllowed(method)
         except RequestError as refusal:
-            context.refcode = refusal.refcode
+            context.refuse(refusal)
             if not routes and method == "GET" and (page := self._missing_page(context)) is not None:
                 return page
             refused = answer(refusal)

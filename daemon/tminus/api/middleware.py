@@ -131,7 +131,7 @@ class Middleware:
     ) -> None:
         if context.code:
             return  # the response has started and cannot be changed
-        context.refcode = refusal.refcode
+        context.refuse(refusal)
         response = answer(refusal)
         if isinstance(refusal, errors.RequestTimeout):
             response.headers.append((b"connection", b"close"))  # the rest of the body may still arrive

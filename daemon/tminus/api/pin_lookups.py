@@ -44,7 +44,7 @@ async def session_of_pin(context: RequestContext, pin: str, answered: Answered) 
     if wait is not None:
         if not answered.challenge:
             raise _limited(context, ChallengeNeeded(wait))
-        return await _with_answer(context, pin, number, answered, wait)
+        return _found(context, await _with_answer(context, pin, number, answered, wait))
     failed = True
     try:
         session = await services.query(lambda view: queries.session_by_pin(view, number))
@@ -53,7 +53,7 @@ async def session_of_pin(context: RequestContext, pin: str, answered: Answered) 
         raise _unknown(context, pin) from None
     finally:
         services.pin_lookups.end(address, failed=failed)
-    return session
+    return _found(context, session)
 
 
 async def _with_answer(context: RequestContext, pin: str, number: int, answered: Answered, wait: float) -> Session:
@@ -118,6 +118,24 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def _found(context: RequestContext, session: Session) -> Session:
+    """Return the session; log it if its address has sent unknown PINs before, as a guess may have been right."""
+    address = context.remote_ip
+    wrong = REPEATED.recent("pin.unknown", address)
+    if wrong:
+        REPEATED.log(
+            "pin.found",
+            address,
+            session.id,
+            session_id=session.id,
+            label=session.label,
+            wrong=wrong,
+            remote_ip=address,
+            request_id=context.request_id,
+        )
+    return session
 
 
 def _unknown(context: RequestContext, pin: str) -> UnknownSession:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from starlette.types import Receive, Scope
 
 from tminus.api.services import Services
+from tminus.domain.errors import RequestError
 from tminus.domain.types import CreateSession
 from tminus.storage import Transaction
 
@@ -55,6 +56,8 @@ class RequestContext:
     """The status of the response, once it has started; before, 0."""
     refcode: int | None = None
     """The refcode of the error, if the request was refused."""
+    error: str | None = None
+    """The description of the error for the log."""
 
     async def write(self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False) -> T:
         """Run a job on the store's writer, and set `recorded` if a job writes: each of its writes has an event.
@@ -69,6 +72,10 @@ class RequestContext:
             return result
 
         return await self.services.transact(run_and_note, session_id, large=large)
+
+    def refuse(self, refusal: RequestError) -> None:
+        """Record for the log that the request is refused. The error itself is not kept: it refers to this object."""
+        self.refcode, self.error = refusal.refcode, refusal.log_text
 
     def header(self, name: bytes) -> str:
         """Return the text of a header, or "" if the request does not have it."""

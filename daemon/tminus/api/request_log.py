@@ -38,6 +38,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
             route=context.route,
             code=code,
             refcode=context.refcode,
+            error=context.error,
             remote_ip=context.remote_ip,
             request_id=context.request_id,
         )
@@ -53,6 +54,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
         route=context.route,
         code=code,
         refcode=context.refcode,
+        error=context.error,
         ms=round(seconds * 1000),
         actor=context.actor,
         session_id=context.session_id or _session_id(context, code),

@@ -84,7 +84,7 @@ def missing_page(context: RequestContext) -> Answer | None:
     if path.count("/") != 1:
         return None
     if path[1:] in _files(context.services.settings):
-        context.route, context.refcode = path, None
+        context.route, context.refcode, context.error = path, None, None
         return _page(context, pages.Start.LINK).answer(context)
     if not _prefers_html(context.header(b"accept")):
         return None

@@ -128,7 +128,7 @@ class WebSockets:
 async def _refuse(websocket: WebSocket, refusal: errors.RequestError, send: Send) -> None:
     """Refuse a WebSocket: with an HTTP response, or, once it is accepted, with a close code."""
     context = websocket.context
-    context.refcode = refusal.refcode
+    context.refuse(refusal)
     response = answer(refusal)
     if websocket.accepted:
         await websocket.close(_close_code(refusal), refusal.description)

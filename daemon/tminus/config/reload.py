@@ -1,7 +1,7 @@
 """Compare two configurations, and find the changes that can be applied while the daemon runs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from keyword import iskeyword
 from operator import attrgetter
 from typing import Any
@@ -33,6 +33,8 @@ class Change:
     old: str
     new: str
     needs_restart: bool = False
+    agent_name: str = ""
+    """The name of the agent to whom the key belongs; "" for other keys, and if a value is the name."""
 
 
 def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
@@ -72,12 +74,18 @@ def _entry_changes(section: str, id_key: str, old: Settings, new: Settings) -> I
         key = f"{section}[{entry_id}]"
         if entry_id not in after:
             yield Change(key, before[entry_id].name, "")
-            yield from _tokens(key, before[entry_id], None)
+            yield from _named(before[entry_id], _tokens(key, before[entry_id], None))
         elif entry_id not in before:
             yield Change(key, "", after[entry_id].name)
-            yield from _tokens(key, None, after[entry_id])
+            yield from _named(after[entry_id], _tokens(key, None, after[entry_id]))
         else:
-            yield from _within(key, before[entry_id], after[entry_id])
+            yield from _named(before[entry_id], _within(key, before[entry_id], after[entry_id]))
+
+
+def _named(entry: Agent | Webhook | Series, changed: Iterator[Change]) -> Iterator[Change]:
+    """Yield changes of an entry, with the agent's name if it is an agent."""
+    for change in changed:
+        yield replace(change, agent_name=entry.name) if isinstance(entry, Agent) else change
 
 
 def _tokens(

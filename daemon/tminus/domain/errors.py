@@ -134,6 +134,11 @@ class RequestError(TminusError):
     """Seconds after which the same request may succeed; None also if it never can."""
     errors: Sequence[FieldError] = ()
 
+    @property
+    def log_text(self) -> str:
+        """The description for the log: without text of the caller, which may be a secret in the wrong place."""
+        return self.description
+
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
@@ -157,6 +162,10 @@ class InvalidRequest(RequestError):
     @property
     def description(self) -> str:
         return "Invalid request: " + "; ".join(f"{error.field} {error.message}" for error in self.errors)
+
+    @property
+    def log_text(self) -> str:
+        return "Invalid request: the answer names the wrong fields"
 
 
 class CrossSite(RequestError):
@@ -281,6 +290,10 @@ class UnknownSession(RequestError):
     def description(self) -> str:
         return f"Session not found {_cut(self.key)}"
 
+    @property
+    def log_text(self) -> str:
+        return "Session not found"
+
 
 @dataclass(eq=False)
 class WrongStatus(RequestError):
@@ -356,6 +369,10 @@ class UnknownParticipant(RequestError):
     @property
     def description(self) -> str:
         return f"Participant not found {_cut(self.participant_id)}"
+
+    @property
+    def log_text(self) -> str:
+        return "Participant not found"
 
 
 @dataclass(eq=False)
@@ -494,6 +511,10 @@ class BatchRefused(RequestError):
     def description(self) -> str:
         return _nothing_done(self.errors)
 
+    @property
+    def log_text(self) -> str:
+        return "Nothing was done: the answer names the wrong sessions"
+
 
 @dataclass(eq=False)
 class BatchConflict(RequestError):
@@ -508,6 +529,10 @@ class BatchConflict(RequestError):
     @property
     def description(self) -> str:
         return _nothing_done(self.errors)
+
+    @property
+    def log_text(self) -> str:
+        return "Nothing was done: the answer names the wrong sessions"
 
 
 def _errors_of_items(errors: Sequence[FieldError], found: int = 0) -> Sequence[FieldError]:
@@ -658,6 +683,10 @@ class UnknownWebhook(RequestError):
     def description(self) -> str:
         return f"Webhook not found {_cut(self.name)}"
 
+    @property
+    def log_text(self) -> str:
+        return "Webhook not found"
+
 
 # --- WebSockets -------------------------------------------------------------------------------------------------------
 
@@ -711,6 +740,10 @@ class UnknownSeries(RequestError):
     @property
     def description(self) -> str:
         return f"Series not found {_cut(self.series_id)}"
+
+    @property
+    def log_text(self) -> str:
+        return "Series not found"
 
 
 @dataclass(eq=False)

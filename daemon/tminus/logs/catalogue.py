@@ -77,7 +77,9 @@ LOG_LINES = {
     ),
     "config.failed": LineTemplate("error", "reload failed, internal error: {error}", ("error", "traceback")),
     "config.changed": LineTemplate(
-        "info", "{key}[ changed from {old} to {new}| added: {new}| removed, it was {old}]", ("key", "old", "new")
+        "info",
+        "{key}[ of {agent_name}][ changed from {old} to {new}| added: {new}| removed, it was {old}]",
+        ("key", "agent_name", "old", "new"),
     ),
     "config.needs_restart": LineTemplate(
         "warning",
@@ -158,8 +160,9 @@ LOG_LINES = {
     ),
     "auth.limited": LineTemplate(
         "warning",
-        "too many wrong tokens from {remote_ip}, requests refused: {count}[ since {since}]",
-        ("remote_ip", *_CALLER_COUNT),
+        "too many wrong tokens from {remote_ip}[, among them {token_state} token {token}], requests refused: {count}"
+        "[ since {since}]",
+        ("remote_ip", "token", "token_state", *_CALLER_COUNT),
     ),
     "auth.code_refused": LineTemplate(
         "warning",
@@ -196,6 +199,12 @@ LOG_LINES = {
         "warning",
         "unknown PIN from {remote_ip}, attempts: {count}[ since {since}]",
         ("remote_ip", *_CALLER_COUNT),
+    ),
+    "pin.found": LineTemplate(
+        "info",
+        "session {session_id} found by its PIN from {remote_ip} after {wrong:unknown PIN}, times: {count}"
+        "[ since {since}]",
+        ("session_id", "label", "wrong", "remote_ip", *_CALLER_COUNT),
     ),
     "pin.limited": LineTemplate(
         "warning",
@@ -336,12 +345,13 @@ LOG_LINES = {
     ),
     "http.request": LineTemplate(
         "info",
-        "{method} {route} answered with {code} in {ms} ms",
+        "{method} {route} answered with {code} in {ms} ms[: {error}]",
         (
             "method",
             "route",
             "code",
             "refcode",
+            "error",
             "ms",
             "actor",
             "session_id",
@@ -356,8 +366,8 @@ LOG_LINES = {
     "http.anonymous": LineTemplate(
         "info",
         "unauthenticated requests from {remote_ip}: {count}[ since {since}]; last: {method} {route} answered with "
-        "{code}",
-        ("method", "route", "code", "refcode", "remote_ip", *_CALLER_COUNT),
+        "{code}[: {error}]",
+        ("method", "route", "code", "refcode", "error", "remote_ip", *_CALLER_COUNT),
     ),
     "http.websocket": LineTemplate(
         "info",

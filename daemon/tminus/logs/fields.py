@@ -103,6 +103,7 @@ FIELDS = {
     ),
     "after": _integer("number of the last session event that is known to have been logged"),
     "agent": _integer("number of the agent"),
+    "agent_name": _text("the name of the agent whose setting changed"),
     "agent_sessions": _integer("number of agent sessions"),
     "ahead_s": _integer("seconds by which the clock was ahead of the last run of retention"),
     "attempts": _integer("number of the attempt, counted from the last success"),
@@ -205,6 +206,7 @@ FIELDS = {
     ),
     "version": _keyword("version of tminus"),
     "waiting": _integer("number of sessions that wait for a PIN"),
+    "wrong": _integer("number of unknown PINs that the address has sent, since the last minute without any"),
     "where": _keyword("file and line"),
     "worst_lag_ms": _integer("greatest lateness of a transition since the last heartbeat, in milliseconds"),
 }

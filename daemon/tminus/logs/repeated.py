@@ -31,6 +31,8 @@ class _Count:
     last: datetime | None = None
     fields: dict[str, Any] | None = None
     """The fields of the latest occurrence."""
+    total: int = 1
+    """Number of occurrences since the last minute without any."""
 
 
 class Repeated:
@@ -60,12 +62,19 @@ class Repeated:
                 count = self._counts.get(key)
             if count is not None:
                 count.number += 1
+                count.total += 1
                 count.last = clock.now()
                 count.since = count.since or count.last
                 count.fields = fields
                 return
             self._counts[key] = _Count(clock.monotonic() + INTERVAL)
         log(name, **fields, count=1)
+
+    def recent(self, name: str, address: str) -> int:
+        """Return how often this was logged or counted since the last minute without any; 0 after such a minute."""
+        with self._lock:
+            count = self._counts.get((name, client_network(address), ""))
+            return count.total if count is not None else 0
 
     def write(self, *, everything: bool = False) -> None:
         """Log all counts whose minute is over; with `everything`, also the others."""
@@ -77,7 +86,7 @@ class Repeated:
                     continue
                 del self._counts[key]
                 if count.number:
-                    self._counts[key] = _Count(now + INTERVAL)
+                    self._counts[key] = _Count(now + INTERVAL, total=count.total)
                     due.append((key[0], count))
         for name, count in due:
             assert count.since is not None, "what was counted has a time"

@@ -564,8 +564,7 @@ class Visitor:
     def _fail(self, error: RequestError) -> None:
         if self._close is None:
             self.refcode = error.refcode
-            # An unknown id may be a secret in the wrong place.
-            self.close_reason = "session not found" if isinstance(error, UnknownSession) else error.description
+            self.close_reason = error.log_text
         self._end(_error(error), CLOSE_CODES.get(type(error), 1013), error.description)
 
     def _end(self, message: Any, code: int, reason: str = "") -> None:

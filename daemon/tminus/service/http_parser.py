@@ -150,8 +150,8 @@ class Parser:
         self._partial += data[at:]
         end = self._partial.find(b"\r\n\r\n", max(before - 3, 0))
         if end < 0:
-            if _BARE.search(self._partial, max(before - 1, 0)):
-                raise Malformed("must end each line with CRLF, and must not contain NUL")
+            if wrong := _BARE.search(self._partial, max(before - 1, 0)):
+                raise Malformed("must not contain NUL" if wrong[0] == b"\0" else "must end each line with CRLF")
             if len(self._partial) > HEAD_BYTES:
                 raise HeadTooLarge
             return len(data)

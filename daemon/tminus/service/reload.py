@@ -69,7 +69,8 @@ class Reloader:
         output.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
-            log(name, key=change.key, old=change.old or None, new=change.new or None)
+            values = {"agent_name": change.agent_name, "old": change.old, "new": change.new}
+            log(name, key=change.key, **{field: value or None for field, value in values.items()})
         self._services.metrics.set_config(loaded.fingerprint)
         self._services.metrics.config_rejected.set(0)
         log(

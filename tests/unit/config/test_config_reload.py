@@ -44,7 +44,7 @@ def test_agents_are_compared_by_their_ids_not_by_their_order() -> None:
     new = settings(agents=[agent(1), agent(7, roles=["agent", "api"]), agent(9)])
     assert changes(old, new) == (
         Change("agents[3]", "Agent 3", ""),
-        Change("agents[7].roles", '["agent"]', '["agent", "api"]'),
+        Change("agents[7].roles", '["agent"]', '["agent", "api"]', agent_name="Agent 7"),
         Change("agents[9]", "", "Agent 9"),
     )
 
@@ -53,8 +53,8 @@ def test_masked_token_hashes_are_compared_unmasked() -> None:
     old = settings(agents=[agent(7, token_sha256=["a" * 63 + "b"])])
     new = settings(agents=[agent(7, token_sha256=["a" * 63 + "c"], expires="2027-01-01T00:00:00Z")])
     assert changes(old, new) == (
-        Change("agents[7].token_sha256", '["aaaaaaaaaaaa…"]', '["aaaaaaaaaaaa…"]'),
-        Change("agents[7].expires", "", "2027-01-01T00:00:00.000Z"),
+        Change("agents[7].token_sha256", '["aaaaaaaaaaaa…"]', '["aaaaaaaaaaaa…"]', agent_name="Agent 7"),
+        Change("agents[7].expires", "", "2027-01-01T00:00:00.000Z", agent_name="Agent 7"),
     )
 
 

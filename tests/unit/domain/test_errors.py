@@ -167,6 +167,24 @@ def test_the_description_of_an_error_has_the_details_of_the_case(error: TminusEr
     assert str(error) == error.description
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidRequest([FieldError("s3cret", "is not known")]),
+        errors.InvalidRequest([FieldError("label", "must not be s3cret")]),
+        errors.UnknownSession("s3cret"),
+        errors.UnknownParticipant("s3cret"),
+        errors.UnknownWebhook("s3cret"),
+        errors.UnknownSeries("s3cret"),
+        errors.BatchRefused([FieldError("sessions.0.s3cret", "is not known")]),
+        errors.BatchConflict([FieldError("ids.0", "Session not found s3cret")]),
+    ],
+)
+def test_the_text_for_the_log_has_nothing_that_the_caller_sent(error: RequestError) -> None:
+    assert "s3cret" in error.description
+    assert "s3cret" not in error.log_text
+
+
 def test_every_cause_has_a_sample_here_and_a_docstring_of_its_own() -> None:
     assert {type(error) for error, _ in SAMPLES} == set(LEAVES)
     assert all(leaf.__doc__ and "(" not in leaf.__doc__.split()[0] for leaf in LEAVES)

@@ -109,3 +109,23 @@ def test_a_line_about_ipv6_names_the_network_that_was_counted(log_lines: LogLine
     assert (first["remote_ip"], first["network"], first["count"]) == ("2001:db8::1", "2001:db8::/64", 1)
     assert (rest["remote_ip"], rest["network"], rest["count"]) == ("2001:db8::9", "2001:db8::/64", 8)
     assert "network" not in other
+
+
+def test_what_is_counted_can_be_asked_until_a_minute_has_passed_without_any(
+    log_lines: LogLines, monotonic: Clock
+) -> None:
+    counted = Repeated()
+    assert counted.recent("auth.limited", "2001:db8::1") == 0
+    for _ in range(3):
+        limited(counted, "2001:db8::1")
+    assert counted.recent("auth.limited", "2001:db8::9") == 3, "the /64 counts as one address"
+    assert counted.recent("auth.failed", "2001:db8::1") == counted.recent("auth.limited", "192.0.2.1") == 0
+    monotonic.now += repeated.INTERVAL
+    counted.write()
+    limited(counted, "2001:db8::1")
+    assert counted.recent("auth.limited", "2001:db8::1") == 4, "the number of the minute before is kept"
+    for _ in range(2):
+        monotonic.now += repeated.INTERVAL
+        counted.write()
+    assert counted.recent("auth.limited", "2001:db8::1") == 0
+    assert [line["count"] for line in log_lines()] == [1, 2, 1]
