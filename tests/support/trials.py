@@ -1005,7 +1005,7 @@ def _create_batch(store: Store, label: str, *, hours: Sequence[float | None]) ->
         if len(requests) <= batches.PART:
             new.content = part.content
             break
-        store.submit(partial(batches.store_part, batch_id=new.id, number=number, content=part.content)).result(30)
+        store.submit(partial(batches.store_parts, batch_id=new.id, first=number, contents=[part.content])).result(30)
         new.stored += 1
     keyed = KeyedRequest(label, "0" * 64)
     return _finish_batch(store, store.submit(lambda tx: batches.create(tx, SETTINGS, AGENT, new, keyed)).result(30))
@@ -1021,7 +1021,7 @@ def _finish_batch(store: Store, decided: batches.Decided) -> Any:
 
 def _store_two_parts(tx: Transaction, label: str) -> None:
     for number in range(2):
-        batches.store_part(tx, label, number, _part(label).content)
+        batches.store_parts(tx, label, number, [_part(label).content])
 
 
 def _part(label: str) -> batches.NewPart:
@@ -1032,7 +1032,7 @@ def _unfinished_batch(tx: Transaction, label: str) -> None:
     """Prepare a batch that is decided and not done; another session has the id of one of its sessions."""
     part = _part(label)
     for number in range(2):
-        batches.store_part(tx, label, number, part.content)
+        batches.store_parts(tx, label, number, [part.content])
     put(tx, session(id=part.ids[1]))
     session_ids = part.ids * 2
     stored_batches.add(

@@ -25,7 +25,7 @@ from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError, Req
 from tminus.domain.types import MAX_SESSIONS, Caller, CreateSession
 from tminus.new_sessions import NewSession
 from tminus.sessions import batches as commands
-from tminus.sessions.batches import PART, NewBatch
+from tminus.sessions.batches import PART, PARTS, NewBatch
 from tminus.sessions.idempotency import KeyedRequest
 
 M = TypeVar("M", bound=BaseModel)
@@ -166,31 +166,33 @@ class NewSessionParts:
 
         It is called on the thread of batches. A batch of one part is not stored: `new.content` has it.
         """
-        held: str | None = None
+        held: list[str] = []
         storing: asyncio.Task[None] | None = None
         try:
             async for items in source:
                 content = await self._context.services.prepare(partial(self._take, items))
                 if content is None:
                     continue
-                if held is not None:
-                    # One part is stored while the next one is prepared.
+                held.append(content)
+                is_only = len(held) == 1 and not self.new.stored
+                # Parts are stored while the next ones are prepared.
+                if not is_only and (storing is None or storing.done() or len(held) >= PARTS):
                     if storing is not None:
                         await storing
                     storing = asyncio.create_task(self._store(held))
-                held = content
+                    held = []
         finally:
             if storing is not None:
                 await storing
-        if self.new.stored and held is not None and not self.errors:
+        if not self.new.stored and len(held) == 1:
+            self.new.content = held[0]
+        elif held and not self.errors:
             await self._store(held)
-        else:
-            self.new.content = held
 
-    async def _store(self, content: str) -> None:
-        number = self.new.stored
-        self.new.stored += 1
-        await self._context.services.transact(lambda tx: commands.store_part(tx, self.new.id, number, content))
+    async def _store(self, contents: Sequence[str]) -> None:
+        first = self.new.stored
+        self.new.stored += len(contents)
+        await self._context.services.transact(lambda tx: commands.store_parts(tx, self.new.id, first, contents))
 
     def _take(self, items: Callable[[], list[Any]]) -> str | None:
         """Validate and prepare a part; return its content to store. None: a dry run, or the batch has errors."""

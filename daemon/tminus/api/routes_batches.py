@@ -134,4 +134,5 @@ def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.T
 
 async def _answer(context: RequestContext, caller: Caller, decided: commands.Decided) -> Answer:
     context.replayed = decided.replayed
-    return await batch_answers.answer(context, caller, decided, [_REPLAYED] if decided.replayed else None)
+    with context.services.throttle_log():
+        return await batch_answers.answer(context, caller, decided, [_REPLAYED] if decided.replayed else None)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -94,6 +95,9 @@ class Services:
     notes
         Returns warnings for operators; they do not affect readiness.
     """
+
+    throttle_log: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Holds back the log of events within a `with` block. `service.daemon` sets it."""
 
     def __init__(
         self,

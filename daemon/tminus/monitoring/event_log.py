@@ -42,6 +42,9 @@ STOP_SECONDS = 1.0
 """Seconds for which a stop continues to log: 100,000 sessions that opened just before leave many lines. It waits as
 long again for the last page to be written; otherwise the next start would log that page again."""
 
+MAX_HELD_BACK = 50_000
+"""Maximum number of events that `throttled` holds back. Beyond it, the log catches up at full speed."""
+
 MAX_HANDED_OVER = 4 * PAGE
 """Maximum number of handed-over events that are kept in memory; others are read from the database."""
 
@@ -74,6 +77,9 @@ class EventLog:
         self._save_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._throttles = 0
+        """Number of `throttled` blocks that are being executed."""
+        self._throttles_lock = threading.Lock()
         self._unthrottled = threading.Event()
         self._unthrottled.set()
         self._until = math.inf
@@ -134,14 +140,19 @@ class EventLog:
 
     @contextlib.contextmanager
     def throttled(self) -> Iterator[None]:
-        """Log only one page a second within the `with` block, so that due sessions open first. Logging them at the same
-        time would compete for the interpreter lock.
+        """Log only one page a second within the `with` block, so that due sessions open first, and large batches are
+        answered first. Logging them at the same time would compete for the interpreter lock. Any thread may call this.
         """
-        self._unthrottled.clear()
+        with self._throttles_lock:
+            self._throttles += 1
+            self._unthrottled.clear()
         try:
             yield
         finally:
-            self._unthrottled.set()
+            with self._throttles_lock:
+                self._throttles -= 1
+                if not self._throttles:
+                    self._unthrottled.set()
 
     def _run(self) -> None:
         stopping = False
@@ -157,7 +168,7 @@ class EventLog:
             self._stopping.wait(PAGE_PAUSE)
 
     def _log_page(self) -> bool:
-        if not self._stopping.is_set():
+        if not self._stopping.is_set() and self._seen - self._seq < MAX_HELD_BACK:
             self._unthrottled.wait(POLL_INTERVAL)
         page = self._take_handed_over() or self._store.read(lambda view: view.log_events(self._seq, PAGE))
         if not page:

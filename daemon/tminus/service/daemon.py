@@ -132,6 +132,7 @@ class Daemon:
             self.services, self._event_log, self._stopping, self._feed_watchdog, report_status, self._outages,
             self._test_clock,
         )  # fmt: skip
+        self.services.throttle_log = self._event_log.throttled
         self.services.clock.test_clock = scheduler.clock_moves
         self.services.metrics.test_clock.set(self._test_clock is not None)
         self.services.clock.next_due = sources.next_due

@@ -59,8 +59,8 @@ PART = 100
 """Number of sessions of a part. Other writes wait while a part is done: about 10 ms."""
 
 PARTS = 4
-"""Number of parts that one transaction does if nothing else waits for it, since each commit takes as long as a third of
-a part.
+"""Maximum number of parts that one transaction stores, or does if nothing else waits for it: each commit takes as long
+as a third of a part.
 """
 
 NEAR = timedelta(milliseconds=250)
@@ -209,9 +209,9 @@ def prepare(settings: Settings, caller: Caller, requests: Sequence[CreateSession
     )
 
 
-def store_part(tx: Transaction, batch_id: str, number: int, content: str) -> None:
-    """Store a part of a batch that is not decided yet."""
-    batches.add_parts(tx, batch_id, number, [content])
+def store_parts(tx: Transaction, batch_id: str, first: int, contents: Sequence[str]) -> None:
+    """Store parts of a batch that is not decided yet. `first`: the number of the first one."""
+    batches.add_parts(tx, batch_id, first, contents)
 
 
 def discard(tx: Transaction, batch_id: str) -> None:

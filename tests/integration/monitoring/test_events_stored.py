@@ -1,6 +1,7 @@
 """The event table and the event log: history, order, and log lines. On both databases."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -175,6 +176,34 @@ def test_events_passed_in_memory_are_logged_without_a_read(world: World) -> None
     teller.stop()
     assert all(one is other for one, other in zip(told, handed, strict=True))
     assert found == [0]
+
+
+def test_a_throttled_log_continues_when_the_last_block_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "POLL_INTERVAL", 60.0)
+    told: list[LogEvent] = []
+    teller = EventLog(world.store, telling(told))
+    teller.start()
+    with teller.throttled():
+        with teller.throttled():
+            world.create()
+            teller.wake()
+        time.sleep(0.2)  # nothing signals that a line is not written
+        assert told == []
+    assert eventually(lambda: told)
+    teller.stop()
+
+
+def test_a_throttled_log_holds_back_a_limited_number_of_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "POLL_INTERVAL", 60.0)
+    monkeypatch.setattr(event_log, "MAX_HELD_BACK", 1)
+    told: list[LogEvent] = []
+    teller = EventLog(world.store, telling(told))
+    teller.start()
+    with teller.throttled():
+        world.create()
+        teller.wake(newest=world.store.read(lambda view: view.last_seq()))
+        assert eventually(lambda: told)
+    teller.stop()
 
 
 def test_each_commit_of_this_process_is_announced_once_before_it_is_logged(

@@ -24,7 +24,7 @@ def undone(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
     for number in range(10):
         part = batches.prepare(world.settings, AGENT, requests, world.now)
         new.add(part)
-        world.run(partial(batches.store_part, batch_id=new.id, number=number, content=part.content))
+        world.run(partial(batches.store_parts, batch_id=new.id, first=number, contents=[part.content]))
         new.stored += 1
     unfinished = world.run(lambda tx: batches.create(tx, world.settings, AGENT, new)).unfinished
     assert unfinished is not None
