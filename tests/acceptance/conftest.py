@@ -1,4 +1,4 @@
-"""Fixtures with daemons: a shared one, and separate ones for a test."""
+"""Fixtures that start daemons: one that all tests share, and others for a single test or module."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,14 +23,14 @@ def unexpected_fields(line: JSON) -> list[str]:
 
 
 DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable", "storage.damaged")
-"""Lines that no daemon in good health ever writes."""
+"""Log lines that a healthy daemon never writes."""
 
 HARMLESS = ("Cancel 1 running task(s), timeout graceful shutdown exceeded",)
-"""What the HTTP library says of a request that never ends: the sender's defect."""
+"""First words of errors that the HTTP library logs if a request never ends. The client is to blame, not the daemon."""
 
 
 def check_health(daemon: Daemon) -> None:
-    """Stop a daemon; fail the test if it logged an unexpected warning or error."""
+    """Stop a daemon; fail the test if it logged a defect or a wrong field, or wrote to standard error."""
     if daemon.process is not None and daemon.process.poll() is None:
         assert daemon.terminate() == 0
     lines = [
@@ -40,7 +40,7 @@ def check_health(daemon: Daemon) -> None:
     ]
     assert not lines, "\n".join(map(str, lines))
     wrong = [(line["event"], names) for line in daemon.log_lines() if (names := unexpected_fields(line))]
-    assert not wrong, f"fields that the catalogue does not have, or whose type is another: {wrong[:5]}"
+    assert not wrong, f"fields that are not in the catalogue, or have another type: {wrong[:5]}"
     assert daemon.errors.read_text() == ""
 
 
@@ -57,13 +57,13 @@ def shared(**sections: Section) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """A daemon that all tests of one worker share: a test must not stop it, or count sessions of other tests."""
+    """A daemon that all tests of one worker share. A test must not stop it, or assume that it has no other sessions."""
     yield from shared(server={"cors_origins": ["https://desk.example.com"]})
 
 
 @pytest.fixture(scope="module")
 def pg_daemon(pg_server: PostgresServer) -> Iterator[Daemon]:
-    """A daemon on PostgreSQL that the tests of one module share; tests of other modules stop the server."""
+    """A daemon on PostgreSQL. Only the tests of one module share it, because those of other modules stop the server."""
     with pg_server.database(empty=True) as database:
         yield from shared(storage={"url": database.configured})
 
@@ -129,7 +129,7 @@ def receiver() -> Iterator[Receiver]:
 def sections(
     pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Section]]:
-    """Return the configuration of each of several daemons with one PostgreSQL and one endpoint."""
+    """Return the configuration for several daemons that share one PostgreSQL database and one webhook endpoint."""
     secret = tmp_path_factory.mktemp("secret") / "desk"
     secret.write_text(SECRET)
     with pg_server.database(empty=True) as database:

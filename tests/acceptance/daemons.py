@@ -1,7 +1,7 @@
 """The daemon as users run it: the installed command, in its own process, with a configuration file.
 
-`Daemon` starts, stops and asks one; `AGENTS` are those who may call it. What it is asked goes through the front door
-only: HTTP, the local socket, signals, the log.
+`Daemon` starts, stops and calls a daemon; `AGENTS` are the agents in its configuration. Tests use only its public
+interfaces: HTTP, the local socket, signals and the log.
 """
 
 import hashlib
@@ -42,11 +42,11 @@ AGENTS: Mapping[str, tuple[int, str, str, tuple[str, ...]]] = {
     "chief": (15, "Chief", "", ("group_admin",)),
     "expired": (14, "Gone", "", ("agent",)),
 }
-"""By a short name: id, name, external id, roles."""
+"""The id, name, external id and roles of each agent, by a short name."""
 
 
 def token_of(name: str) -> str:
-    """Return an agent's token: long enough to search logs for it, and the same in every run."""
+    """Return an agent's token. It is the same in every run, and long enough to be unique in a log."""
     return hashlib.sha256(f"token of {name}".encode()).hexdigest()[:43]
 
 
@@ -55,11 +55,11 @@ def digest(token: str) -> str:
 
 
 Section = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-"""A table, or a list of tables."""
+"""A table of the configuration, or a list of tables."""
 
 
 def toml(sections: Mapping[str, Section]) -> str:
-    """Return sections as TOML. Values must be such that JSON and TOML write them alike."""
+    """Return sections as TOML. Values must have the same notation in JSON and TOML."""
     text = ""
     for name, section in sections.items():
         head, tables = (f"[{name}]", [section]) if isinstance(section, Mapping) else (f"[[{name}]]", section)
@@ -80,8 +80,8 @@ def agents_toml() -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without the variables of tminus, and with the given ones."""
-    others = (
+    """Return this process's environment without the variables that the daemon reads, and with the given ones added."""
+    removed = (
         "TMINUS_",
         "STATE_DIRECTORY",
         "NOTIFY_",
@@ -90,12 +90,12 @@ def environment(**more: str) -> dict[str, str]:
         "LISTEN_",
         "PYTHONDONTWRITEBYTECODE",
     )  # PYTHONDONTWRITEBYTECODE would make each start compile all modules
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return {**ours, **more}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
+    return {**kept, **more}
 
 
 class Daemon:
-    """A daemon in a directory of its own, which can be stopped and started again.
+    """A daemon in its own directory, which a test can stop and start again.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ class Daemon:
         self.url = ""
         self.process: Process | None = None
         self.passed: Sequence[socket.socket] = ()
-        """Sockets that it is handed at its start, as systemd does it."""
+        """Listening sockets that the daemon inherits at its start, as in systemd's socket activation."""
         self.arguments: Sequence[str] = ()
-        """More arguments of `tminus run`."""
+        """Additional arguments of `tminus run`."""
         self.fresh = False
-        """Whether it and its commands are started from nothing, as a shell starts them."""
+        """Whether the daemon and its commands start as new processes, as from a shell, instead of forked ones."""
         self.http = httpx.Client(timeout=20)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
@@ -139,7 +139,7 @@ class Daemon:
         self.database: str = base.get("storage", {}).get("url", f"sqlite:///{self.state / 'tminus.db'}")
         self.config.write_text(f"{toml(base)}\n{agents_toml()}")
 
-    # --- life and death -----------------------------------------------------------------------------------------------
+    # --- starting and stopping ----------------------------------------------------------------------------------------
 
     def start(self, **env: str) -> None:
         """Start the daemon and wait until it is ready. Fail if it ends instead."""
@@ -172,7 +172,7 @@ class Daemon:
             self.process = start(arguments, environ, self.home, self.log, self.errors, fresh=self.fresh)
 
     def spawn_patched(self, source: str) -> None:
-        """Start a daemon from this source, which patches modules and then calls the command, without waiting."""
+        """Run Python source that patches modules and then calls `tminus run`. Do not wait until it is ready."""
         with self.log.open("ab") as out, self.errors.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", source, "run", "--config", str(self.config)],
@@ -184,7 +184,7 @@ class Daemon:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the process, as a power cut would; the disk keeps everything that was written."""
+        """Send SIGKILL. The operating system keeps running, so what the daemon has written reaches the disk."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(60)
@@ -201,7 +201,7 @@ class Daemon:
         self.start()
 
     def remove(self) -> None:
-        """End the process in any state, and remove its directory."""
+        """Kill the process if it still runs, and remove its directory."""
         self.http.close()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
@@ -226,7 +226,7 @@ class Daemon:
 
         return eventually(found)[-1]
 
-    # --- asking it ----------------------------------------------------------------------------------------------------
+    # --- calling the API ----------------------------------------------------------------------------------------------
 
     def call(
         self,
@@ -275,19 +275,19 @@ class Daemon:
         """Return all events of a session."""
         answer = self.get(f"/supportsession/{session_id}/events?limit=1000")
         assert answer.status_code == 200, answer.text
-        told: list[JSON] = answer.json()["events"]
-        return told
+        events: list[JSON] = answer.json()["events"]
+        return events
 
     def feed(self) -> list[JSON]:
         """Return all events."""
-        told: list[JSON] = []
+        events: list[JSON] = []
         while True:
-            answer = self.get(f"/events?limit=1000&after={told[-1]['seq'] if told else 0}")
+            answer = self.get(f"/events?limit=1000&after={events[-1]['seq'] if events else 0}")
             assert answer.status_code == 200, answer.text
             page: list[JSON] = answer.json()["events"]
             if not page:
-                return told
-            told += page
+                return events
+            events += page
 
     def join(self, session_id: str, name: str = "Guest", role: str = "guest") -> httpx.Response:
         return self.post(f"/supportsession/{session_id}/participants", {"role": role, "name": name}, by="room")

@@ -1,6 +1,6 @@
 """The page for agents, in Debian's Chromium, with a real daemon.
 
-`TMINUS_TEST_PICTURES` names a directory for pictures of the page, on a phone and a desktop, light and dark.
+`TMINUS_TEST_PICTURES` names a directory for screenshots of the page, on a phone and a desktop, light and dark.
 """
 
 import re
@@ -100,20 +100,20 @@ def test_an_agent_who_is_not_signed_in_signs_in_and_comes_back(desk: Daemon, bro
         assert "/goToAuth?back=agent" in agent.page.url
 
 
-def test_an_agent_session_that_has_ended_is_said_and_a_new_one_leads_back(desk: Daemon, visit: Visit) -> None:
+def test_the_page_reports_the_end_of_the_agent_session_and_a_new_one_leads_back(desk: Daemon, visit: Visit) -> None:
     page = visit(desk).page
     other = visit(desk).page
     other.goto(f"{desk.url}/v3/auth/any/goToAuth")
     other.get_by_role("button", name="Sign out everywhere").click()
     other.locator("#token").wait_for()
-    desk.make(by="anna", label="Somebody else made this")  # the stream notices at its next read
+    desk.make(by="anna", label="Somebody else made this")  # at its next read, the stream ends
     expect(page.locator("#ended")).to_be_visible()
     page.get_by_role("button", name="Sign in", exact=True).click()
     sign_in(page, desk)
     expect_rows(page, "open", ["Somebody else made this"])
 
 
-def test_an_agent_without_the_right_to_see_sessions_is_told(desk: Daemon, browser: Browser) -> None:
+def test_an_agent_without_the_right_to_see_sessions_gets_the_reason(desk: Daemon, browser: Browser) -> None:
     with browsers.visiting(browser) as agent:
         agent.page.goto(f"{desk.url}/agent")
         sign_in(agent.page, desk, "room")
@@ -153,7 +153,7 @@ def test_what_others_do_appears_without_a_reload(desk: Daemon, visit: Visit) -> 
     desk.delete(f"/supportsession/{made['id']}")
     expect_rows(page, "past", ["From a script"])
     expect_rows(page, "open", [])
-    # The clock: it opens at once, since the lead time has begun.
+    # This session opens at its creation, because its lead time has begun.
     desk.make(by="anna", label="By the clock", startTime=(datetime.now(UTC) + timedelta(seconds=2)).isoformat())
     expect_rows(page, "open", ["By the clock"])
 
@@ -204,7 +204,7 @@ def test_the_page_works_behind_a_proxy_that_removes_a_path(
         assert agent.page.url.startswith(f"{base}/v3/auth/")
 
 
-def test_a_lost_connection_is_said_and_heals_without_loss(desk: Daemon, visit: Visit) -> None:
+def test_the_page_reports_a_lost_connection_and_then_shows_all_missed_changes(desk: Daemon, visit: Visit) -> None:
     agent = visit(desk)
     page = agent.page
     before = desk.make(by="anna", label="Before")
@@ -222,7 +222,7 @@ def test_a_lost_connection_is_said_and_heals_without_loss(desk: Daemon, visit: V
 
 def test_a_change_that_was_missed_offline_is_shown_when_the_network_is_back(desk: Daemon, visit: Visit) -> None:
     agent = visit(desk)
-    # Offline does not end a stream that is open; ending it makes the page connect again.
+    # Going offline does not end an open stream. A kill of the daemon ends it, so that the page connects again.
     agent.context.set_offline(offline=True)
     desk.kill()
     desk.start()
@@ -245,7 +245,7 @@ def test_a_connection_that_dies_without_a_sign_is_noticed_and_what_was_found_is_
     page.locator("#search").fill("Wanted 0")  # not among the fifty that the page has read
     page.locator("#search").press("Enter")
     expect_rows(page, "found", ["Wanted 0"])
-    desk.signal(signal.SIGSTOP)  # as in a computer's sleep: the connection stays open, and nothing arrives
+    desk.signal(signal.SIGSTOP)  # as when a computer sleeps: the connection stays open, and nothing arrives
     page.clock.fast_forward(130_000)
     expect(page.locator("#lost")).to_be_visible()
     desk.signal(signal.SIGCONT)
@@ -266,7 +266,7 @@ def test_a_hundred_sessions_stay_legible(desk: Daemon, visit: Visit) -> None:
     assert page.locator('nav [data-count="open"]').inner_text() == "100"
     heights = page.locator('[data-rows="open"] li').evaluate_all("some => some.map(one => one.offsetHeight)")
     assert max(heights) <= 56
-    # One stop of the Tab key for each list, and three for what can be done in it.
+    # Only one session of a list has tab stops: its row, its link to join and its button to copy.
     assert page.locator('[data-rows="open"] [tabindex="0"]').count() == 3
     check(agent, "agent-hundred")
 
@@ -296,7 +296,7 @@ def test_a_list_that_is_longer_than_the_page_counts_what_is_not_shown(desk: Daem
 def test_a_supervisor_sees_the_whole_organization_live(desk: Daemon, visit: Visit) -> None:
     desk.make(by="anna", label="Of Anna")
     supervisor = visit(desk, "supervisor")
-    expect_rows(supervisor.page, "open", ["Of Anna"])  # without the role agent there are no own ones
+    expect_rows(supervisor.page, "open", ["Of Anna"])  # without the role agent, a supervisor sees all sessions
     desk.make(by="ben", label="Of Ben")
     expect_rows(supervisor.page, "open", ["Of Ben", "Of Anna"])
     assert "Ben" in row(supervisor.page, "Of Ben").locator(".aside").inner_text()
@@ -359,7 +359,7 @@ def test_what_was_found_stays_current(desk: Daemon, visit: Visit) -> None:
 # --- One session ------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_is_closed_after_a_question(desk: Daemon, visit: Visit) -> None:
+def test_a_session_is_closed_after_a_confirmation(desk: Daemon, visit: Visit) -> None:
     made = desk.make(by="anna", label="Printer")
     desk.join(made["id"])
     agent = visit(desk)
@@ -399,7 +399,7 @@ def test_the_agent_joins_as_host_and_the_key_stays_in_the_fragment(desk: Daemon,
     agent = visit(desk)
     key = made["urls"]["host"].partition("#host=")[2]
     link = row(agent.page, "Meeting").get_by_role("link", name="Join Meeting as host")
-    # Browsers keep the address of a link in their history, so it has no key.
+    # Browsers keep the addresses of links in their history, so the link must not contain the host key.
     assert key not in agent.page.content()
     assert (link.get_attribute("href") or "").startswith(f"{made['urls']['user']}#from=")
     with agent.context.expect_page() as opened:
@@ -454,7 +454,7 @@ def labelled(daemon: Daemon, label: str, by: str = "anna") -> list[JSON]:
     return [one for one in found.json()["rows"] if one["label"] == label]
 
 
-def test_a_session_is_created_with_all_that_the_form_asks(desk: Daemon, visit: Visit) -> None:
+def test_a_session_is_created_with_the_fields_of_the_form(desk: Daemon, visit: Visit) -> None:
     agent = visit(desk)
     page = agent.page
     new_session(agent, "Printer", "support")
@@ -500,7 +500,7 @@ def test_a_retry_after_a_lost_answer_creates_one_session(desk: Daemon, visit: Vi
     def lose_the_answer(route: Route) -> None:
         keys.append(route.request.headers.get("idempotency-key"))
         if len(keys) <= 2:
-            route.fetch()  # the daemon carries it out; the page gets no answer
+            route.fetch()  # the daemon executes the request; the page gets no answer
             route.abort("connectionreset")
         else:
             route.continue_()
@@ -517,7 +517,7 @@ def test_a_retry_after_a_lost_answer_creates_one_session(desk: Daemon, visit: Vi
 
 
 def create_without_answer(agent: Visitor, label: str) -> None:
-    """Create a session whose answers are lost, and reload the page."""
+    """Send the form, lose every answer, and reload the page."""
 
     def lose_the_answer(route: Route) -> None:
         route.fetch()
@@ -593,12 +593,14 @@ def test_a_changed_form_after_a_lost_answer_names_the_session_that_exists(desk: 
     assert labelled(desk, "Second") == []
 
 
-@pytest.mark.parametrize(("field", "value", "said"), [("label", "", "Please give the session a name")])
-def test_what_is_missing_is_said_at_the_field(desk: Daemon, visit: Visit, field: str, value: str, said: str) -> None:
+@pytest.mark.parametrize(("field", "value", "message"), [("label", "", "Please give the session a name")])
+def test_a_missing_value_is_reported_at_its_field(
+    desk: Daemon, visit: Visit, field: str, value: str, message: str
+) -> None:
     agent = visit(desk)
     new_session(agent, value)
     agent.press("Create")
-    expect(agent.page.locator(f"#create-{field}-error")).to_contain_text(said)
+    expect(agent.page.locator(f"#create-{field}-error")).to_contain_text(message)
     assert agent.page.locator(f"#create-{field}").get_attribute("aria-invalid") == "true"
     check(agent, f"agent-missing-{field}")
 
@@ -671,7 +673,7 @@ def test_a_time_in_the_gap_of_summer_time_is_refused_with_the_reason(
          "2027-04-03T15:15:00.000Z"),
     ],
 )  # fmt: skip
-def test_a_time_that_comes_twice_is_asked_for(
+def test_the_form_asks_which_one_is_meant_if_a_time_comes_twice(
     desk: Daemon, visit: Visit, zone: str, date: str, time: str, which: str, start: str
 ) -> None:
     agent = visit(desk, timezone_id=zone)
@@ -692,7 +694,7 @@ def test_a_time_that_comes_twice_is_asked_for(
 
 
 @pytest.mark.parametrize("zone", ["Europe/Vienna", "Asia/Kathmandu", "America/St_Johns", "Pacific/Apia", "UTC"])
-def test_every_hour_of_two_years_means_what_the_clock_shows(desk: Daemon, visit: Visit, zone: str) -> None:
+def test_every_half_hour_of_two_years_converts_to_a_local_time_and_back(desk: Daemon, visit: Visit, zone: str) -> None:
     page = visit(desk, timezone_id=zone).page
     source = page.locator('script[type="module"]').get_attribute("src")
     wrong = page.evaluate(
@@ -776,7 +778,7 @@ def test_a_reschedule_whose_answer_is_lost_succeeds(desk: Daemon, visit: Visit) 
 
 
 def place(page: Page, label: str) -> dict[str, float]:
-    """Return where the bar of a session is."""
+    """Return the position of a session's bar."""
     box = page.locator("#day-items .item").filter(has_text=label).locator(".bar").bounding_box()
     assert box is not None
     return {"x": box["x"], "y": box["y"]}
@@ -819,7 +821,7 @@ def test_today_shows_what_is_open_what_ended_and_the_present(desk: Daemon, visit
     page = agent.page
     expect(page.locator("#day-items .item")).to_have_count(2)
     assert page.locator("#day-now").get_attribute("visibility") == "visible"
-    # Live, as the lists are.
+    # The timeline is live, as the lists are.
     desk.make(by="anna", label="New one")
     expect(page.locator("#day-items .item")).to_have_count(3)
     desk.delete(f"/supportsession/{busy['id']}")
@@ -828,7 +830,7 @@ def test_today_shows_what_is_open_what_ended_and_the_present(desk: Daemon, visit
 
 def test_the_day_is_used_with_the_keyboard(desk: Daemon, visit: Visit) -> None:
     for hours in range(3):
-        # In the zone of the browser, where the day may be another one than in UTC.
+        # In the browser's time zone, where the date may differ from the date in UTC.
         start = (datetime.now(ZoneInfo("Europe/Vienna")).replace(hour=10) + timedelta(days=3, hours=hours)).isoformat()
         desk.make(by="anna", label=f"Meeting {hours}", startTime=start)
     page = visit(desk).page
@@ -874,7 +876,7 @@ def test_a_day_of_a_hundred_sessions_is_seen_at_a_glance(desk: Daemon, visit: Vi
     check(agent, "agent-day-hundred")
     more.click()
     expect(page.locator("#day-items .item")).to_have_count(100)
-    # No two labels lie over each other.
+    # No two labels overlap.
     boxes = page.locator("#day-items .ring").evaluate_all(
         "some => some.map(one => one.getBBox()).map(({ x, y, width }) => [x, y, width])"
     )
@@ -981,8 +983,8 @@ def test_after_several_lost_connections_there_is_one_stream(desk: Daemon, visit:
     expect_rows(page, "open", ["Once"])
     desk.delete(f"/supportsession/{made['id']}")
     expect_rows(page, "past", ["Once"])
-    spoken = [one for one in agent.requests if one.url.endswith(f"/supportsession/{made['id']}")]
-    assert len(spoken) <= 4  # created, ready, closed: at most one read for each event, and one to spare
+    reads = [one for one in agent.requests if one.url.endswith(f"/supportsession/{made['id']}")]
+    assert len(reads) <= 4  # created, ready, closed: at most one read for each event, and one to spare
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])

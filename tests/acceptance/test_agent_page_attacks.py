@@ -13,28 +13,28 @@ from tests.support.browsers import CHROMIUM, MISSING, Visitor
 from tests.support.waiting import eventually
 
 __all__ = ["browser", "desk", "visit"]
-"""Fixtures of the page's own tests."""
+"""Fixtures that `test_agent_page` defines."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
 REVERSED = "INC\u202e\u2066 (gpj.exe)"
-"""A label that would turn the text behind it around, and swallow the end of its element."""
+"""A label whose control characters would reverse the text after it, beyond the end of its element."""
 
 
 def content(page: Page) -> str:
-    """Return all that a person at the screen could find on the page."""
+    """Return the HTML of the page and the values of its fields: all that a person at the screen could find."""
     text: str = page.evaluate(
         "document.documentElement.outerHTML + [...document.querySelectorAll('input')].map(one => one.value)"
     )
     return text
 
 
-def everything(made: dict[str, Any]) -> list[str]:
-    """Return what must not be on the screen of somebody else."""
+def private_values(made: dict[str, Any]) -> list[str]:
+    """Return the values of a session that nobody else may see."""
     return [made["label"], made["id"], made["urls"]["host"].partition("#host=")[2], made["userDescription"]]
 
 
-# --- After the agent --------------------------------------------------------------------------------------------------
+# --- After the agent has left -----------------------------------------------------------------------------------------
 
 
 def test_a_page_shows_no_session_after_a_sign_out_in_another_tab(desk: Daemon, visit: Visit) -> None:
@@ -46,9 +46,9 @@ def test_a_page_shows_no_session_after_a_sign_out_in_another_tab(desk: Daemon, v
     other.goto(f"{desk.url}/v3/auth/any/goToAuth")
     other.get_by_role("button", name="Sign out", exact=True).click()
     other.locator("#token").wait_for()
-    # Without an event: the stream itself ends.
+    # No event is needed: the stream ends.
     expect(page.locator("#ended")).to_be_visible(timeout=3000)
-    assert [one for one in everything(made) if one in content(page)] == []
+    assert [one for one in private_values(made) if one in content(page)] == []
     check(agent, "agent-ended")
     page.keyboard.press("n")
     page.keyboard.press("/")
@@ -83,7 +83,7 @@ def test_a_sign_out_forgets_the_form(desk: Daemon, visit: Visit) -> None:
     assert page.evaluate("JSON.stringify([sessionStorage, localStorage])") == "[{},{}]"
 
 
-def test_a_page_that_the_browser_brings_back_is_read_again(desk: Daemon, visit: Visit) -> None:
+def test_a_page_from_the_back_forward_cache_is_read_again(desk: Daemon, visit: Visit) -> None:
     desk.make(by="anna", label="Secret")
     agent = visit(desk)
     page = agent.page
@@ -92,7 +92,7 @@ def test_a_page_that_the_browser_brings_back_is_read_again(desk: Daemon, visit: 
     page.locator("#token").wait_for()
 
 
-# --- Texts of others --------------------------------------------------------------------------------------------------
+# --- Untrusted text ---------------------------------------------------------------------------------------------------
 
 
 def test_a_text_does_not_turn_the_text_around_it(desk: Daemon, visit: Visit) -> None:
@@ -195,7 +195,7 @@ def test_a_page_that_opens_this_one_gets_no_hold_of_its_window(desk: Daemon, vis
     assert opened.value.evaluate("[window.opener, window.name]") == [None, ""]
 
 
-# --- What something between the page and the daemon answers -----------------------------------------------------------
+# --- Answers of a proxy -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", ["<html>", "null", "{}", '{"user":null}', "7", ""])

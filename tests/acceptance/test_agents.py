@@ -84,7 +84,7 @@ def host(daemon: Daemon, stack: contextlib.ExitStack) -> Person:
     return person
 
 
-def is_put_out(person: Person) -> bool:
+def is_removed(person: Person) -> bool:
     return person.wait_for_end() == 4403 and person.last == {"type": "removed", "reason": "revoked"}
 
 
@@ -120,7 +120,7 @@ def test_the_command_lists_shuts_out_and_readmits(desk: Daemon) -> None:
     assert "since" in next(line for line in desk.command("agents", "list").stdout.splitlines() if "Anna" in line)
     shown = json.loads(desk.command("agents", "list", "--json").stdout)["agents"]
     assert next(one for one in shown if one["id"] == ANNA)["shutOutAt"]
-    assert desk.command("agents", "shut-out", f"{ANNA}").returncode == 0  # again: nothing changes
+    assert desk.command("agents", "shut-out", f"{ANNA}").returncode == 0  # a second time changes nothing
     done = desk.command("agents", "readmit", f"{ANNA}")
     assert (done.returncode, done.stdout) == (0, "agent 7 (Anna Agent) may sign in\n")
     assert desk.command("agents", "readmit", f"{ANNA}").returncode == 0
@@ -134,7 +134,7 @@ def test_the_command_lists_shuts_out_and_readmits(desk: Daemon) -> None:
 
 def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
     browser, secret = Browser(desk), agent_session(desk)
-    went = browser.sign_in("anna", receiver_url())
+    redirected = browser.sign_in("anna", receiver_url())
     assert "Anna Agent" in text_of(browser.open())
     with contextlib.ExitStack() as stack:
         person = host(desk, stack)
@@ -153,15 +153,15 @@ def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
         assert desk.get("/me", by="monitor").status_code == 200
 
         shut_out(desk, 11)
-        list(lines)  # it ends
+        list(lines)  # returns when the stream has ended
         waiting.join(20)
         assert refusal(held[0]) == SHUT_OUT
         assert shut_out(desk, ANNA)["shutOutAt"]
 
-        assert is_put_out(person)
+        assert is_removed(person)
         assert status(desk, secret) == 401
         assert "Anna Agent" not in text_of(browser.open())
-        assert refusal(browser.exchange(went.code)) == (400, 104400)
+        assert refusal(browser.exchange(redirected.code)) == (400, 104400)
         assert refusal(desk.get("/me", by="anna")) == SHUT_OUT
         answer = desk.post("/auth/x/authWithToken", {"session_token": desk.tokens["anna"]}, by=None)
         assert refusal(answer) == SHUT_OUT
@@ -180,7 +180,7 @@ def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
     assert readmit(desk, ANNA)["shutOutAt"] is None
     desk.logged("agent.readmitted", agent=ANNA)
     assert desk.get("/me", by="anna").status_code == 200
-    assert status(desk, secret) == 401  # what was ended stays ended
+    assert status(desk, secret) == 401  # a readmission restores no agent session
     assert redirect(Browser(desk).submit(receiver_url(), action="sign_in", token=desk.tokens["anna"])).code
 
 
@@ -202,7 +202,7 @@ def test_a_sign_in_at_the_same_moment_does_not_survive(desk: Daemon) -> None:
         assert [status(desk, secret) for secret in secrets] == [401] * len(secrets)
 
 
-def test_only_a_group_admin_may_and_an_unknown_agent_is_an_error(desk: Daemon) -> None:
+def test_only_a_group_admin_may_shut_out_and_readmit_and_an_unknown_agent_is_an_error(desk: Daemon) -> None:
     for action in ("shutOut", "readmit"):
         assert refusal(desk.post(f"/agents/{ANNA}/{action}", {}, by="supervisor")) == (403, 104403)
         assert refusal(desk.post(f"/agents/4711/{action}", {})) == (404, 113404)
@@ -236,7 +236,7 @@ def test_two_daemons_shut_the_agent_out(start_daemon: StartDaemon, pg_server: Po
         secret, person = agent_session(other), host(other, stack)
         assert status(other, secret) == 200
         shut_out(one, ANNA)
-        assert is_put_out(person)
+        assert is_removed(person)
         assert status(other, secret) == 401
         eventually(lambda: refusal(other.get("/me", by="anna")) == SHUT_OUT)
         readmit(other, ANNA)

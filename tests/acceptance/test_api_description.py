@@ -74,8 +74,8 @@ def test_the_page_begins_with_a_first_call_and_its_example_creates_a_session(
     daemon: Daemon, page: dict[str, Any]
 ) -> None:
     beginning = page["info"]["description"]
-    for said in ("for programs that", "Session-id: <token>", "tminus token new"):
-        assert said in beginning
+    for phrase in ("for programs that", "Session-id: <token>", "tminus token new"):
+        assert phrase in beginning
     [first] = re.findall("```sh\n(.*?)```", beginning, re.DOTALL)
     environ = {"PATH": os.environ["PATH"], "TMINUS_TOKEN": daemon.token, "TMINUS_URL": daemon.url}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The published article about the original: its two sample responses, and its four example calls unchanged."""
+"""The published article about the original product: its two sample responses, and its four example calls unchanged."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from tests.acceptance.times import from_now
 from tminus.client import ScreenMeet
 
 ARTICLE: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "article.json").read_text())
-"""The names of all fields in the article's answers, with their JSON types; `instant` is text in one certain shape.
-`added` are ours, on top of them."""
+"""The fields of the article's responses, with their JSON types; `instant` is a string that matches `INSTANT`.
+`added` lists the fields that tminus adds."""
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -51,7 +51,7 @@ def sm(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScreenMeet]:
 
 
 def test_the_examples_run_as_they_stand(daemon: Daemon, sm: ScreenMeet) -> None:
-    """Only the times, which have passed, and the session's id are replaced."""
+    """The test replaces only the times, which have passed, and the session's id."""
     result = sm.createSession('support', 'incident', 'e8e875b0c0a80164009dc852b4d677d5', 'Incident INC0000005', 'Remote support session for INC0000005', {'record': True})  # noqa: E501, Q000  # fmt: skip
 
     assert result["status"] == "new"

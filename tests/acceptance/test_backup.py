@@ -16,7 +16,7 @@ class Callers:
         self._daemon = daemon
         self._stop = threading.Event()
         self.made: list[str] = []
-        """Sessions whose making was acknowledged."""
+        """Ids of the sessions whose creation the daemon acknowledged."""
         self.failed: list[str] = []
         self._threads = [threading.Thread(target=self._run) for _ in range(2)]
 
@@ -57,24 +57,24 @@ def test_a_backup_under_load_is_complete_and_a_new_daemon_starts_on_it(
     checked = daemon.command("db", "check")
     refused = daemon.command("db", "restore", json.loads(done.stdout)["file"])
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert during > len(before), "others were served meanwhile"
+    backup = json.loads(done.stdout)
+    assert during > len(before), "the daemon served requests during the backup"
     assert callers.failed == []
     assert (checked.returncode, checked.stdout[:13]) == (0, "nothing wrong"), checked.stdout
     assert refused.returncode == 1
     assert f"{daemon.state}: another tminus is running here" in refused.stderr
 
     new = make_daemon(lifecycle={"lead": "1s"})
-    daemon.logged("session.ready", session_id=falls_due)  # after the backup: the new one does it once more, late
-    restored = new.command("db", "restore", told["file"], "--json")
+    daemon.logged("session.ready", session_id=falls_due)  # after the backup, so the new daemon opens it again, late
+    restored = new.command("db", "restore", backup["file"], "--json")
     assert (restored.returncode, restored.stderr) == (0, "")
-    assert json.loads(restored.stdout)["sessions"] == told["sessions"]
+    assert json.loads(restored.stdout)["sessions"] == backup["sessions"]
     new.start()
     found = new.get("/supportsessions?scope=all&status=closed&status=new&status=active&limit=1000").json()
-    assert found["count"] == told["sessions"]
+    assert found["count"] == backup["sessions"]
     assert {falls_due, *before} <= {row["id"] for row in found["rows"]}
     ready = new.events(falls_due)[-1]
     assert (ready["type"], ready["actor"], ready["lagMs"] >= 0) == ("session.ready", "clock", True)
     ids = {events[0]["eventId"].partition("-")[0] for events in (daemon.events(falls_due), new.events(falls_due))}
-    assert len(ids) == 2, "what the old one told and what the new one tells have different names"
+    assert len(ids) == 2, "the events of the two daemons have ids with different prefixes"
     assert new.terminate() == 0

@@ -46,12 +46,12 @@ def test_a_batch_is_answered_in_its_order_and_each_session_has_its_event(each_da
     assert len({one["pin"] for one in made if one["pin"]}) == 2
     for one in made:
         assert daemon.get(f"/supportsession/{one['id']}", by="anna").json() == one | {"durationSeconds": 0}
-    told = [[event["type"] for event in daemon.events(one["id"])] for one in made]
+    types = [[event["type"] for event in daemon.events(one["id"])] for one in made]
     scheduled = ["session.scheduled"]
-    assert told == [scheduled, [*scheduled, "session.ready"], ["session.created"], scheduled]
+    assert types == [scheduled, [*scheduled, "session.ready"], ["session.created"], scheduled]
 
 
-def test_all_errors_are_told_at_once_by_index_and_nothing_is_done(each_daemon: Daemon) -> None:
+def test_all_errors_are_reported_at_once_by_index_and_nothing_is_done(each_daemon: Daemon) -> None:
     daemon = each_daemon
     before = labels(daemon, "ben")
     past, long = from_now(days=-1), "x" * 256
@@ -147,7 +147,7 @@ def test_lines_of_json_are_a_batch_and_may_be_the_answer(daemon: Daemon) -> None
     assert (bad["refcode"], bad["errors"][0]["field"]) == (115400, "sessions.1")
 
 
-def test_who_may_not_create_sessions_is_refused_before_the_body_is_read(daemon: Daemon) -> None:
+def test_a_caller_who_may_not_create_sessions_is_refused_before_the_body_is_read(daemon: Daemon) -> None:
     for by, status in (("monitor", 403), (None, 401)):
         assert daemon.post(BATCH, {"sessions": [new(0)]}, by=by).status_code == status
 
@@ -306,11 +306,11 @@ def test_the_key_of_a_batch_that_had_no_session_serves_no_other_body(daemon: Dae
     assert (refused.status_code, refused.json()["refcode"]) == (409, 103409)
 
 
-# --- being killed -----------------------------------------------------------------------------------------------------
+# --- kills of the daemon ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def looking(storage: dict[str, Any], start_daemon: StartDaemon) -> Iterator[tuple[Daemon, Connection]]:
+def daemon_and_connection(storage: dict[str, Any], start_daemon: StartDaemon) -> Iterator[tuple[Daemon, Connection]]:
     """A daemon, and a connection to its database."""
     daemon = start_daemon(storage=storage)
     engine = create_engine(daemon.database, isolation_level="AUTOCOMMIT")
@@ -323,8 +323,8 @@ def counted(connection: Connection, table: str) -> int:
     return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
 
 
-def sending(daemon: Daemon, path: str, body: JSON, key: str) -> threading.Thread:
-    """Send a batch on a thread, whatever becomes of the daemon."""
+def start_sending(daemon: Daemon, path: str, body: JSON, key: str) -> threading.Thread:
+    """Send a batch on a thread. The thread ignores the error if the daemon is killed."""
     url, headers = f"{daemon.url}/v3{path}", {"Session-id": daemon.tokens["admin"], "Idempotency-Key": key}
 
     def send() -> None:
@@ -336,23 +336,26 @@ def sending(daemon: Daemon, path: str, body: JSON, key: str) -> threading.Thread
     return thread
 
 
-def kill_in_the_middle(daemon: Daemon, connection: Connection, thread: threading.Thread, done: str, most: int) -> None:
-    """Kill the daemon while it does a batch: after the first part, `done` counts some of `most` sessions."""
+def kill_in_the_middle(daemon: Daemon, connection: Connection, thread: threading.Thread, done: str, total: int) -> None:
+    """Kill the daemon in the middle of a batch, start it again, and check that it finishes the batch.
+
+    `done` is a query that counts the finished sessions; the batch has `total` sessions.
+    """
     eventually(lambda: connection.exec_driver_sql(done).scalar_one())
     daemon.kill()
     thread.join()
-    assert 0 < connection.exec_driver_sql(done).scalar_one() < most, "it was killed in the middle"
+    assert 0 < connection.exec_driver_sql(done).scalar_one() < total, "the daemon was killed in the middle of the batch"
     daemon.start()
     assert counted(connection, "batch") == counted(connection, "batch_part") == 0
     assert daemon.logged("batches.finished")["left"] > 0
 
 
 def test_a_batch_that_was_killed_in_the_middle_is_finished_by_the_next_start(
-    looking: tuple[Daemon, Connection],
+    daemon_and_connection: tuple[Daemon, Connection],
 ) -> None:
-    daemon, connection = looking
+    daemon, connection = daemon_and_connection
     many, sent = 10_000, {"sessions": [{"type": "live", "label": "Killed", "startTime": from_now(days=1)}] * 10_000}
-    thread = sending(daemon, BATCH, sent, "killed")
+    thread = start_sending(daemon, BATCH, sent, "killed")
 
     kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session", many)
 
@@ -366,21 +369,23 @@ def test_a_batch_that_was_killed_in_the_middle_is_finished_by_the_next_start(
     assert counted(connection, "session") == many
 
     moved = {"ids": ids, "by": "1h"}
-    thread = sending(daemon, RESCHEDULE, moved, "moved")
+    thread = start_sending(daemon, RESCHEDULE, moved, "moved")
     kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session WHERE version > 1", many)
     assert counted(connection, "session WHERE version = 2") == many
     assert counted(connection, "event WHERE type = 'session.rescheduled'") == many
     assert daemon.post(RESCHEDULE, moved, headers={"Idempotency-Key": "moved"}).status_code == 200
     assert counted(connection, "session WHERE version = 2") == many
 
-    thread = sending(daemon, CLOSE, {"ids": ids}, "closed")
+    thread = start_sending(daemon, CLOSE, {"ids": ids}, "closed")
     kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session WHERE status = 'closed'", many)
     assert counted(connection, "session WHERE status = 'closed'") == many
     assert counted(connection, "event WHERE type = 'session.closed'") == many
 
 
-def test_of_a_batch_that_was_killed_before_it_was_decided_nothing_is_left(looking: tuple[Daemon, Connection]) -> None:
-    daemon, connection = looking
+def test_of_a_batch_that_was_killed_before_it_was_decided_nothing_is_left(
+    daemon_and_connection: tuple[Daemon, Connection],
+) -> None:
+    daemon, connection = daemon_and_connection
     address = urlsplit(daemon.url)
     line = json.dumps(new(0)).encode() + b"\n"
     head = [f"POST /v3{BATCH} HTTP/1.1", "Host: a", f"Session-id: {daemon.tokens['admin']}"]
@@ -393,7 +398,7 @@ def test_of_a_batch_that_was_killed_before_it_was_decided_nothing_is_left(lookin
     daemon.start()
 
     assert counted(connection, "session") == counted(connection, "event") == 0
-    if connection.dialect.name == "sqlite":  # other daemons of a PostgreSQL may be storing parts
+    if connection.dialect.name == "sqlite":  # on PostgreSQL, other daemons may be storing parts
         assert counted(connection, "batch_part") == 0
 
 
@@ -403,7 +408,7 @@ def test_another_daemon_finishes_the_batch_of_one_that_was_killed(
 ) -> None:
     first, second = (start_daemon(storage=storage) for _ in range(2))
     sent = {"sessions": [{"type": "live", "label": "Two", "startTime": from_now(days=1)}] * 10_000}
-    thread = sending(first, BATCH, sent, "two")
+    thread = start_sending(first, BATCH, sent, "two")
     eventually(lambda: second.get("/supportsessions?scope=all&limit=1").json()["count"])
     first.kill()
     thread.join()
@@ -415,7 +420,7 @@ def test_another_daemon_finishes_the_batch_of_one_that_was_killed(
     assert second.get("/supportsessions?scope=all&limit=1").json()["count"] == 10_000
 
 
-# --- in parts ---------------------------------------------------------------------------------------------------------
+# --- batches of several parts -----------------------------------------------------------------------------------------
 
 
 def test_new_sessions_of_several_parts_have_pins_open_and_are_counted(start_daemon: StartDaemon) -> None:
@@ -520,7 +525,7 @@ def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -
         assert daemon.process is not None
         status = Path(f"/proc/{daemon.process.pid}/status").read_text()
         peaks.append(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
-    assert peaks[1] - peaks[0] < 80, f"MiB: {peaks}; most of it are the database's caches, which have a limit"
+    assert peaks[1] - peaks[0] < 80, f"peaks in MiB: {peaks}; the caches of the database have a limit"
 
 
 def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(daemon: Daemon) -> None:

@@ -90,15 +90,15 @@ def test_an_agent_signs_in_behind_a_proxy_that_removes_a_path(start_daemon: Star
     base = f"http://127.0.0.1:{port}/tminus"
     daemon = start_daemon(server={"public_url": base}, signin={"receivers": [CALLBACK]})
     page = f"{base}/v3/auth/azure/goToAuth?receiver_url={quote(receiver_url(), safe='')}"
-    own = {**SAME_ORIGIN, "Origin": f"http://127.0.0.1:{port}"}
+    headers = {**SAME_ORIGIN, "Origin": f"http://127.0.0.1:{port}"}
     with nginx(tmp_path, port, daemon.url), httpx.Client() as http:
 
         def submit(**fields: str) -> httpx.Response:
             # The form has no `action`: the browser sends it to the address of the page.
-            return http.post(page, data={"key": key_of(http.get(page)), **fields}, headers=own)
+            return http.post(page, data={"key": key_of(http.get(page)), **fields}, headers=headers)
 
-        went = redirect(submit(action="sign_in", token=daemon.token))
-        assert Browser(daemon, instance="").exchange(went.code).status_code == 200
+        redirected = redirect(submit(action="sign_in", token=daemon.token))
+        assert Browser(daemon, instance="").exchange(redirected.code).status_code == 200
         out = submit(action="sign_out")
         assert urljoin(page, out.headers["Location"]) == page
         assert "Your token" in http.get(page).text

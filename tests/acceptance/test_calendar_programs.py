@@ -1,4 +1,4 @@
-"""Calendars as read by programs of others: `vdirsyncer`, `khal` and the CalDAV server Radicale, as Debian has them.
+"""Calendars as other programs read them: `vdirsyncer`, `khal` and the CalDAV server Radicale, in Debian's versions.
 
 They read the calendar of an agent and the files of sessions, before and after a reschedule and a cancellation.
 """
@@ -32,7 +32,7 @@ MISSING = [program for program in PROGRAMS if shutil.which(program) is None]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"needs Debian's packages {' '.join(MISSING)}: nothing was compared"),
+    pytest.mark.skipif(bool(MISSING), reason=f"NOT TESTED: it needs Debian's packages {' '.join(MISSING)}"),
 ]
 
 LABEL = 'Before, the; change "x" \\ שלום ' + "😀" * 40
@@ -60,17 +60,17 @@ def run(home: Path, program: str, *arguments: str) -> str:
 
 
 def web(url: str) -> str:
-    """Return the storage of `vdirsyncer` that is a calendar at an address."""
+    """Return the settings of a `vdirsyncer` storage: a calendar at a URL."""
     return f'type = "http"\nurl = "{url}"\n'
 
 
 def folder(home: Path) -> str:
-    """Return the storage of `vdirsyncer` that `khal` reads."""
+    """Return the settings of a `vdirsyncer` storage: the folder that `khal` reads."""
     return f'type = "filesystem"\npath = "{home}/copy"\nfileext = ".ics"\n'
 
 
 def server(caldav: httpx.Client) -> str:
-    """Return the storage of `vdirsyncer` that is the calendar of the CalDAV server."""
+    """Return the settings of a `vdirsyncer` storage: the calendar on the CalDAV server."""
     return f'type = "caldav"\nurl = "{caldav.base_url}/anna/calendar/"\nusername = "anna"\npassword = "x"\n'
 
 
@@ -112,7 +112,7 @@ def configure(home: Path, source: str, target: str, zone: str) -> None:
 
 
 def listed(home: Path, first: datetime) -> list[str]:
-    """Return what `khal` shows of five days."""
+    """Synchronize the calendar; return the lines that `khal` prints for five days."""
     run(home, "vdirsyncer", "sync")
     form = "{start}|{end-time}|{title}|{cancelled}|{location}"
     shown = run(home, "khal", "list", "--day-format", "", "--format", form, f"{first:%Y-%m-%d}", "5d")
@@ -237,9 +237,8 @@ def test_vdirsyncer_copies_the_calendar_of_an_agent_to_a_caldav_server_and_moves
     moved = daemon.put(f"/supportsession/{one['id']}", {"startTime": text(day + 5 * hour)}, by="ben")
     assert moved.status_code == 200
     run(tmp_path, "vdirsyncer", "sync")
-    (found,) = entries_at(
-        caldav, day, day + 24 * hour
-    )  # with a UID of the program's own, which it makes from the content
+    # The UID is not compared: `vdirsyncer` replaces it with one that it derives from the content.
+    (found,) = entries_at(caldav, day, day + 24 * hour)
     assert (found.start, found["SEQUENCE"]) == (day + 5 * hour, stored["SEQUENCE"] + 1)
 
 
@@ -281,10 +280,10 @@ def test_an_invitation_survives_the_round_trip_through_a_caldav_server(caldav: h
 
 
 def accept(caldav: httpx.Client, mail: Mail) -> icalendar.Calendar:
-    """Do with an invitation or a cancellation that arrived by mail what the program of an invitee does (RFC 6047).
+    """Process an invitation or a cancellation that arrived by mail as the invitee's program does (RFC 6047).
 
-    It takes the part `text/calendar`, checks that it is for its user and from the sender of the mail, and stores it
-    under its UID, without its method. Return what was stored.
+    Take the part `text/calendar`, check that it is for the invitee and from the sender of the mail, and store it under
+    its UID, without its method. Return what was stored.
     """
     part = mail.part("text/calendar")
     content = part.get_payload(decode=True)
@@ -316,7 +315,7 @@ def test_the_mails_of_a_daemon_add_move_and_cancel_one_entry_in_the_calendar_of_
         )
 
         def next_mail(number: int) -> Any:
-            """Return the entry of the given mail to Bo, after Bo's program has stored it."""
+            """Wait for the mail to Bo with this number, store its entry as Bo's program does, and return it."""
             eventually(lambda: len(mails.to("bo@example.com")) == number)
             (event,) = accept(caldav, mails.to("bo@example.com")[-1]).walk("VEVENT")
             return event

@@ -169,7 +169,7 @@ def in_basic_form(instant: datetime) -> str:
     return instant.strftime("%Y%m%dT%H%M%SZ")
 
 
-def test_a_scheduler_outside_asks_when_an_agent_is_busy(each_daemon: Daemon) -> None:
+def test_an_external_scheduler_reads_when_an_agent_is_busy(each_daemon: Daemon) -> None:
     daemon = each_daemon
     day = (datetime.now(UTC) + timedelta(days=20)).replace(hour=0, minute=0, second=0, microsecond=0)
     hour = timedelta(hours=1)
@@ -236,7 +236,7 @@ def test_a_session_with_people_in_it_is_busy_although_it_was_not_planned(daemon:
 # --- appointments that overlap ----------------------------------------------------------------------------------------
 
 
-def test_appointments_that_overlap_are_refused_or_warned_about_by_the_configuration(
+def test_appointments_that_overlap_are_refused_or_reported_as_configured(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(storage=storage, policy={"overlap": "refuse"})

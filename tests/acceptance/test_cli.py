@@ -56,7 +56,7 @@ def test_a_session_from_creation_to_close(daemon: Daemon) -> None:
     assert (session["status"], session["startTime"], session["label"]) == ("scheduled", start, "[bold]Demo")
     assert session["settings"]["recording"] is True
     assert session["externalMapping"] == "incident.e8"
-    assert answer(daemon.command("schedule", *options, *parent, "--json")) == session, "the same key, the same session"
+    assert answer(daemon.command("schedule", *options, *parent, "--json")) == session, "one key returns one session"
 
     shown = output_of(daemon.command("show", session["id"]))
     for part in (session["id"], "[bold]Demo", "scheduled", start, session["urls"]["user"], "starts in 23h"):
@@ -74,9 +74,9 @@ def test_a_session_from_creation_to_close(daemon: Daemon) -> None:
 
     assert output_of(daemon.command("close", session["id"])) == f"session {session['id']} is closed\n"
     assert answer(daemon.command("close", session["id"], "--json")) == {"success": True}
-    told = output_of(daemon.command("events", session["id"]))
+    printed = output_of(daemon.command("events", session["id"]))
     for name in ("session.scheduled", "session.rescheduled", "session.closed", "local"):
-        assert name in told
+        assert name in printed
     events = answer(daemon.command("events", session["id"], "--json"))
     assert [event["type"] for event in events] == ["session.scheduled", "session.rescheduled", "session.closed"]
     assert "closed" in refused(daemon.command("reschedule", session["id"], "--in", "3d"), 4)
@@ -103,7 +103,7 @@ def test_reschedule_by_moves_the_start_by_a_duration(daemon: Daemon) -> None:
 def test_two_concurrent_reschedules_by_a_duration_do_not_add_up(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If another caller moves the session between the read and the write, it is not moved again."""
+    """If another caller moves the session between the read and the write, the command does not move it again."""
     session, later = daemon.make(startTime=from_now(days=30)), from_now(days=31)
     first = ScreenMeet.getSession
 
@@ -162,10 +162,10 @@ def test_show_of_a_closed_session_includes_the_close_reason(daemon: Daemon) -> N
     assert "expires" not in shown
     cancelled = daemon.make(startTime=from_now(days=1), by="admin")
     assert daemon.delete(f"/supportsession/{cancelled['id']}").status_code == 200
-    told = output_of(daemon.command("show", cancelled["id"]))
-    assert "status\tclosed (cancelled)\n" in told
-    assert re.search(r"closed by\t[^\n]+ \(agent \d+\)\n", told)
-    assert "participants\tnone\n" in told
+    printed = output_of(daemon.command("show", cancelled["id"]))
+    assert "status\tclosed (cancelled)\n" in printed
+    assert re.search(r"closed by\t[^\n]+ \(agent \d+\)\n", printed)
+    assert "participants\tnone\n" in printed
 
 
 def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
@@ -181,7 +181,7 @@ def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (("show", "nobody"), 3, "Session not found nobody (refcode 101404)"),
         (("close", "nobody"), 3, "101404"),
@@ -242,10 +242,10 @@ def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
 )
 def test_each_error_has_its_exit_code_and_a_hint(
-    daemon: Daemon, arguments: tuple[str, ...], code: int, says: str
+    daemon: Daemon, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     arguments = tuple(argument.format(url=daemon.url) for argument in arguments)
-    assert says in refused(daemon.command(*arguments), code)
+    assert message in refused(daemon.command(*arguments), code)
 
 
 def test_a_url_and_a_token_reach_a_daemon_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
@@ -304,14 +304,14 @@ def test_check_prints_the_settings_in_force_and_masks_secrets(daemon: Daemon) ->
 
 def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms"})
-    assert output_of(daemon.command("advance")) == "nothing was due\n", "harmless beside a running daemon"
+    assert output_of(daemon.command("advance")) == "nothing was due\n", "`advance` is harmless while a daemon runs"
     session = daemon.make(startTime=from_now(seconds=1))
     assert daemon.terminate() == 0
     swept = eventually(lambda: (done := answer(daemon.command("advance", "--json")))["moves"] and done)
     assert swept == {"moves": {"open": 1}, "removed": 0, "withoutPin": 0}
     daemon.start()
     assert daemon.session(session["id"])["status"] == "new"
-    # A running daemon also logs the changes of another process.
+    # `advance` recorded the transition, and the daemon did not repeat it.
     names = [event["type"] for event in daemon.events(session["id"])]
     assert names == ["session.scheduled", "session.ready"]
 
@@ -323,7 +323,7 @@ def test_db_upgrade_migrates_the_database(make_daemon: StartDaemon) -> None:
 
 
 def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon) -> None:
-    """On a terminal, until Ctrl-C, which is not an error."""
+    """The command runs on a terminal until Ctrl-C, and then exits with 0."""
     daemon = start_daemon()
     session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
     controller, terminal = pty.openpty()
@@ -350,7 +350,7 @@ def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon)
         assert eventually(lambda: on_screen(fresh["id"]))
         assert session["status"] == "scheduled"
         assert daemon.terminate() == 0
-        assert daemon.log_lines("http.anonymous") == [], "who polls is not unknown because the daemon stops"
+        assert daemon.log_lines("http.anonymous") == [], "a stop does not make a polling client unauthenticated"
         assert eventually(lambda: on_screen("again"))
         daemon.start()
         later = daemon.make(label="After the restart")
@@ -432,11 +432,11 @@ def test_completion_without_a_response_prints_nothing(make_daemon: StartDaemon, 
         silent.bind(str(stopped.home / "silent.sock"))
         silent.listen()
         assert _completed(stopped, "bash", words, TMINUS_SOCKET=str(stopped.home / "silent.sock")) == []
-        asked = 0
+        requests = 0
         while select.select([silent], [], [], 0)[0]:
             silent.accept()[0].close()
-            asked += 1
-        assert asked == ("--url" not in words), "asked once: whoever pressed Tab waits for no second try"
+            requests += 1
+        assert requests == ("--url" not in words), "one request: a person who pressed Tab must not wait for a retry"
 
 
 def test_completion_is_installed_once(daemon: Daemon, tmp_path: Path) -> None:
@@ -463,20 +463,20 @@ def test_events_are_paged_and_end_at_the_event_that_was_newest_at_the_start(
     for day in range(2, 12):
         assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=day)}).status_code == 200
     first = daemon.events(session["id"])[0]["seq"]
-    with ScreenMeet(socket=daemon.socket) as asked:
+    with ScreenMeet(socket=daemon.socket) as sm:
         for session_id in (None, session["id"]):
             before = daemon.events(session["id"])[-1]["seq"]
-            pages = events._past_pages(asked, session_id, [], first - 1)
-            told = list(next(pages))
+            pages = events._past_pages(sm, session_id, [], first - 1)
+            listed = list(next(pages))
             assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=20)}).status_code == 200
             for page in pages:
-                told += page
-                assert session_id or len(page) <= 5, "it holds no more than a page"
-            seqs = [event["seq"] for event in told]
+                listed += page
+                assert session_id or len(page) <= 5, "the command reads no more than a page at once"
+            seqs = [event["seq"] for event in listed]
             assert seqs == sorted(set(seqs))
             history = [event["seq"] for event in daemon.events(session["id"])]
             assert {seq for seq in history if seq <= before} <= set(seqs)
-            assert history[-1] not in seqs, "what happens meanwhile is left out"
+            assert history[-1] not in seqs, "events that occur meanwhile are left out"
 
 
 def test_events_of_own_sessions_do_not_require_access_to_the_feed(daemon: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""Many sessions by the command: a spreadsheet is scheduled, shifted and cancelled."""
+"""Batches from the command line: a spreadsheet is scheduled, shifted and cancelled."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -102,11 +102,11 @@ def test_errors_name_the_line_of_the_file_and_nothing_is_scheduled(daemon: Daemo
     refused = daemon.command("schedule", "--file", str(file))
 
     assert refused.returncode == 1
-    told = refused.stderr.splitlines()
-    assert told[0] == "tminus: sessions.csv: ignored, since not known: room"
-    assert told[1].startswith("tminus: sessions.csv: line 2: type must be")
-    assert told[2].startswith("tminus: sessions.csv: line 4: label must have")
-    assert told[-1].startswith("tminus: nothing was scheduled; sessions.csv has ")
+    errors = refused.stderr.splitlines()
+    assert errors[0] == "tminus: sessions.csv: ignored, since not known: room"
+    assert errors[1].startswith("tminus: sessions.csv: line 2: type must be")
+    assert errors[2].startswith("tminus: sessions.csv: line 4: label must have")
+    assert errors[-1].startswith("tminus: nothing was scheduled; sessions.csv has ")
 
 
 def test_conditions_are_checked_before_anything_is_closed(daemon: Daemon) -> None:

@@ -13,7 +13,7 @@ HEAVY = frozenset(
         "sqlalchemy", "ssl", "structlog", "typer", "uvloop",
     }
 )  # fmt: skip
-"""What takes longer to load than a command's request takes."""
+"""Modules that take longer to load than the request of a command takes."""
 
 LOADED = """
 import sys

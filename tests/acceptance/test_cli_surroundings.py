@@ -19,12 +19,12 @@ Done = subprocess.CompletedProcess[str]
 
 
 def _shell(daemon: Daemon, line: str, folder: Path | None = None, **env: str) -> Done:
-    """Run a line of shell, in which `tminus` is the command, next to this daemon."""
-    surroundings = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), **env)
-    surroundings["PATH"] = f"{Path(TMINUS).parent}:{surroundings['PATH']}"
+    """Run a line in a shell whose `tminus` is the installed command, configured for this daemon."""
+    environ = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), **env)
+    environ["PATH"] = f"{Path(TMINUS).parent}:{environ['PATH']}"
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line],
-        env=surroundings,
+        env=environ,
         cwd=folder,
         capture_output=True,
         text=True,
@@ -32,7 +32,7 @@ def _shell(daemon: Daemon, line: str, folder: Path | None = None, **env: str) ->
     )
 
 
-def _labels(daemon: Daemon, label: str) -> int:
+def _count(daemon: Daemon, label: str) -> int:
     rows = daemon.get("/supportsessions?limit=1000&scope=all").json()["rows"]
     return sum(row["label"] == label for row in rows)
 
@@ -54,25 +54,25 @@ def test_lost_output_is_never_reported_as_a_refused_request(daemon: Daemon, stre
     done = _shell(daemon, f"tminus create --type live --label '{label}' {streams}")
     assert done.returncode == code, done.stderr
     assert done.stderr in ("", f"tminus: done, but standard output cannot be written: {os.strerror(errno.ENOSPC)}\n")
-    assert _labels(daemon, label) == 1
+    assert _count(daemon, label) == 1
     assert _shell(daemon, f"tminus list {streams}").returncode == code
     # The exit code of a refusal does not depend on whether its output can be written.
     assert _shell(daemon, f"tminus show nobody {streams}").returncode == 3
 
 
 def test_a_socket_never_gets_the_descriptor_of_a_closed_standard_stream(daemon: Daemon) -> None:
-    """If standard output is closed, output is not sent to the daemon."""
+    """If standard output is closed, the command does not send its output to the daemon."""
     done = _shell(daemon, "exec 1>&- 2>&-; tminus list --limit 1; tminus nothing; test $? = 2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8", "utf-16"])
 def test_any_label_can_be_printed_in_any_encoding(daemon: Daemon, encoding: str) -> None:
-    surroundings = environment(
+    environ = environment(
         STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), PYTHONIOENCODING=encoding
     )
     command = [TMINUS, "create", "--type", "live", "--label", f"Łódź {encoding}"]
-    made = subprocess.run(command, env=surroundings, capture_output=True, check=True)
+    made = subprocess.run(command, env=environ, capture_output=True, check=True)
     shown = "Łódź" if encoding.startswith("utf") else "\\u0141"
     assert f"label\t{shown}" in made.stdout.decode(encoding)
     assert made.stderr == b""
@@ -82,7 +82,7 @@ def test_a_command_works_in_a_removed_directory(daemon: Daemon, tmp_path: Path) 
     line = "mkdir gone && cd gone && rmdir ../gone && tminus list --limit 1"
     assert _shell(daemon, line, tmp_path).returncode == 0
     alone = _shell(daemon, f"unset STATE_DIRECTORY TMINUS_CONFIG; {line}", tmp_path)
-    assert alone.returncode in (0, 5, 6)  # whether this machine has a service
+    assert alone.returncode in (0, 5, 6)  # depends on whether a daemon runs on this machine
     assert "Traceback" not in alone.stderr
     started = _shell(daemon, f"unset STATE_DIRECTORY TMINUS_CONFIG; {line.replace('list --limit 1', 'run')}", tmp_path)
     assert started.returncode == 1
@@ -113,7 +113,7 @@ def test_the_local_socket_ignores_proxies_and_certificates_in_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("env", "url", "names"),
+    ("env", "url", "variable"),
     [
         ({"SSL_CERT_FILE": "/nonexistent"}, "https://127.0.0.1:9", "SSL_CERT_FILE"),
         ({"SSL_CERT_FILE": "/dev/null"}, "https://127.0.0.1:9", "SSL_CERT_FILE"),
@@ -128,11 +128,11 @@ def test_the_local_socket_ignores_proxies_and_certificates_in_the_environment(
     ids=str,
 )
 def test_an_unusable_environment_variable_is_named_in_one_line(
-    daemon: Daemon, env: dict[str, str], url: str, names: str
+    daemon: Daemon, env: dict[str, str], url: str, variable: str
 ) -> None:
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token", **env)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert f"the environment variable {names} " in done.stderr
+    assert f"the environment variable {variable} " in done.stderr
     assert "secret" not in done.stderr
 
 
@@ -150,33 +150,33 @@ def test_the_proxy_that_the_environment_names_is_used(daemon: Daemon) -> None:
         env = environment(http_proxy=url, TMINUS_TOKEN="token")
         with subprocess.Popen(
             [TMINUS, "--url", "http://tminus.test", "list"], env=env, stderr=subprocess.PIPE
-        ) as asking:
+        ) as process:
             connection, _ = proxy.accept()
             with connection:
                 assert connection.recv(4096).startswith(b"GET http://tminus.test/v3/supportsessions?")
                 connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
-            assert asking.wait(20) == 5
+            assert process.wait(20) == 5
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("http://127.0.0.1:9", "connection refused"),
         ("http://nobody.invalid", "name or service not known"),
         ("https://{plain}", "TLS failed, "),
     ],
 )
-def test_the_error_contains_why_a_url_does_not_respond(daemon: Daemon, url: str, says: str) -> None:
+def test_the_error_contains_why_a_url_does_not_respond(daemon: Daemon, url: str, message: str) -> None:
     url = url.format(plain=daemon.url.removeprefix("http://"))
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token")
     assert done.returncode == 6
-    assert done.stderr.startswith(f"tminus: No answer from {url}: {says}")
+    assert done.stderr.startswith(f"tminus: No answer from {url}: {message}")
     assert "Errno" not in done.stderr
     assert "_ssl.c" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "says"),
+    ("kind", "code", "message"),
     [
         ("nothing", 6, "there is no daemon at {path}: start the daemon with `tminus run`"),
         ("file", 6, "there is no daemon at {path}: start the daemon with `tminus run`"),
@@ -185,7 +185,7 @@ def test_the_error_contains_why_a_url_does_not_respond(daemon: Daemon, url: str,
     ],
 )
 def test_the_error_contains_why_the_local_socket_does_not_respond(
-    daemon: Daemon, kind: str, code: int, says: str
+    daemon: Daemon, kind: str, code: int, message: str
 ) -> None:
     path = daemon.home / "other.sock"
     path.unlink(missing_ok=True)
@@ -200,16 +200,16 @@ def test_the_error_contains_why_the_local_socket_does_not_respond(
             env = environment()
             with subprocess.Popen(
                 [TMINUS, "--socket", str(path), "webhooks", "ping", "x"], env=env, stderr=subprocess.PIPE, text=True
-            ) as asking:
+            ) as process:
                 listener.accept()[0].close()
-                assert asking.stderr is not None
-                stderr, returned = asking.stderr.read(), asking.wait(20)
+                assert process.stderr is not None
+                stderr, returned = process.stderr.read(), process.wait(20)
         else:
             done = daemon.command("--socket", str(path), "list")
             stderr, returned = done.stderr, done.returncode
     path.unlink(missing_ok=True)
     assert (returned, stderr.count("\n")) == (code, 1)
-    assert says.format(path=path) in stderr
+    assert message.format(path=path) in stderr
 
 
 AS_NOBODY = """
@@ -221,7 +221,7 @@ main()
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can run a command as another user")
 @pytest.mark.parametrize("closed", ["socket", "directory"])
 def test_a_forbidden_socket_is_not_reported_as_a_missing_daemon(daemon: Daemon, tmp_path: Path, closed: str) -> None:
     folder = daemon.home / f"closed {closed}"

@@ -38,13 +38,13 @@ def busy() -> Iterator[Daemon]:
         daemon.remove()
 
 
-def _on(daemon: Daemon, *arguments: str, columns: int = 80, rows: int = 24, zone: str = "UTC") -> Terminal:
-    surroundings = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), TZ=zone)
-    return Terminal([TMINUS, *arguments], surroundings, columns=columns, rows=rows)
+def _terminal(daemon: Daemon, *arguments: str, columns: int = 80, rows: int = 24, zone: str = "UTC") -> Terminal:
+    environ = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), TZ=zone)
+    return Terminal([TMINUS, *arguments], environ, columns=columns, rows=rows)
 
 
 def _screen(daemon: Daemon, *arguments: str, zone: str = "UTC") -> list[str]:
-    with _on(daemon, *arguments, zone=zone) as terminal:
+    with _terminal(daemon, *arguments, zone=zone) as terminal:
         assert terminal.end() == 0
         return terminal.screen()
 
@@ -52,7 +52,7 @@ def _screen(daemon: Daemon, *arguments: str, zone: str = "UTC") -> list[str]:
 def test_list_fits_the_important_columns_into_80_columns(busy: Daemon) -> None:
     shown = _screen(busy, "list", "--limit", "100", zone="Europe/Berlin")
     assert shown[0].split() == ["ID", "STATUS", "START", "PIN", "RECORD", "LABEL"]
-    assert len([line for line in shown if LABEL[:12] in line]) == 30, "each in a line of its own"
+    assert len([line for line in shown if LABEL[:12] in line]) == 30, "each session has its own line"
     row: JSON = busy.get("/supportsessions?status=new&type=support&limit=1").json()["rows"][0]
     (line,) = [line for line in shown if line.startswith(row["id"])]
     assert str(row["pin"]) in line
@@ -72,7 +72,7 @@ def test_a_start_is_printed_in_the_local_zone_or_in_utc(busy: Daemon) -> None:
 
 
 def test_a_wide_list_cuts_nothing(busy: Daemon) -> None:
-    with _on(busy, "list", "--wide", "--limit", "100", columns=400) as terminal:
+    with _terminal(busy, "list", "--wide", "--limit", "100", columns=400) as terminal:
         assert terminal.end() == 0
         shown = terminal.screen()
     assert shown[0].split()[-4:] == ["TYPE", "NEXT", "IN", "OWNER"]
@@ -90,29 +90,29 @@ def test_a_wide_list_in_a_narrow_window_is_a_block_for_each_session(busy: Daemon
 
 
 def test_wide_events_fold_in_a_narrow_window(busy: Daemon) -> None:
-    with _on(busy, "events", "--wide", "--type", "session.scheduled", columns=100) as terminal:
+    with _terminal(busy, "events", "--wide", "--type", "session.scheduled", columns=100) as terminal:
         assert terminal.end() == 0
         shown = terminal.screen()
     assert shown[0].split() == ["SEQ", "WHEN", "EVENT", "BY", "WHAT"]
-    assert [line for line in shown[1:] if line.startswith(" " * 40)], "what does not fit goes on below its column"
+    assert [line for line in shown[1:] if line.startswith(" " * 40)], "long text continues below, in its own column"
 
 
 def test_events_are_printed_in_full_in_80_columns(busy: Daemon) -> None:
     shown = _screen(busy, "events", "--type", "session.scheduled")
     assert shown[0].split() == ["SEQ", "WHEN", "BY", "WHAT"]
     row: JSON = busy.get("/supportsessions?status=scheduled&limit=1").json()["rows"][0]
-    told = " ".join(" ".join(shown).split())
-    assert f"Session {row['id']} “{row['label']}” was scheduled for {row['startTime']}" in told
+    text = " ".join(" ".join(shown).split())
+    assert f"Session {row['id']} “{row['label']}” was scheduled for {row['startTime']}" in text
 
 
 def test_watch_fits_its_window_and_counts_the_hidden_rows(busy: Daemon) -> None:
-    with _on(busy, "watch", "--interval", "50ms") as terminal:
+    with _terminal(busy, "watch", "--interval", "50ms") as terminal:
         for columns, rows in ((80, 24), (60, 12), (40, 8)):
             if (columns, rows) != (80, 24):
                 terminal.resize(columns, rows)
 
             def drawn(rows: int = rows) -> bool:
-                """Whether it shows all that it has to, in nearly the whole window."""
+                """Return whether all sessions are shown or counted, and the screen fills nearly the whole window."""
                 shown = terminal.screen() if terminal.fits else []
                 more = [int(line.split()[0]) for line in shown if line.endswith(" more")]
                 sessions = [line for line in shown if re.match(r"[A-Za-z0-9]{6,12} +(new|scheduled)", line)]
@@ -145,7 +145,7 @@ def test_help_fits_in_80_columns(busy: Daemon) -> None:
 
 def test_watch_prints_the_whole_error_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    with _on(daemon, "watch", "--interval", "50ms", columns=60, rows=12) as terminal:
+    with _terminal(daemon, "watch", "--interval", "50ms", columns=60, rows=12) as terminal:
         eventually(lambda: terminal.screen()[-1].endswith("ends"))
         assert daemon.terminate() == 0
         eventually(lambda: terminal.screen()[-1].endswith("trying again"))

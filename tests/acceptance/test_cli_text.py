@@ -1,4 +1,4 @@
-"""Untrusted text in the output of every command is shown as it is stored, and escaped."""
+"""Every command prints untrusted text as it is stored, with control characters escaped."""
 
 import json
 import os
@@ -30,15 +30,15 @@ SHOWN = {
     "Łódź 会議　室 👩\u200d💻 می\u200cخواهم a\u00a0b": "Łódź 会議　室 👩\u200d💻 می\u200cخواهم a\u00a0b",
     "tag \U000e0041 private \ue000 none \uffff": r"tag \U000e0041 private \ue000 none \uffff",
 }
-"""What is stored, and what people see of it."""
+"""Stored text, and how commands print it."""
 
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""What never reaches a terminal, but for the codes that the command makes itself."""
+"""Characters that no command writes to a terminal, except in its own escape sequences."""
 
 
 @pytest.fixture(scope="module")
 def labelled() -> Iterator[tuple[Daemon, list[JSON]]]:
-    """A daemon whose sessions, participants and endpoint responses contain such text."""
+    """A daemon whose sessions, participants and endpoint responses contain text that must be escaped."""
     daemon = Daemon()
     with Receiver() as receiver:
         secret = daemon.home / "secret"
@@ -91,7 +91,7 @@ def test_every_command_shows_text_as_it_is_stored(labelled: tuple[Daemon, list[J
         assert not FORBIDDEN.search((done.stdout + done.stderr).replace("\t", "")), command
     for session, shown in zip(sessions, SHOWN.values(), strict=False):
         assert f"\t{shown}\n" in everything["list",].stdout
-        assert f"\t{shown}\t{shown}\n" in everything["list",].stdout, "its record, too"
+        assert f"\t{shown}\t{shown}\n" in everything["list",].stdout, "the name of the record, too"
         assert f"label\t{shown}\n" in daemon.command("show", session["id"]).stdout
         assert f"“{shown}”" in everything["events",].stdout
     assert "[red]\\u202eGuest" in everything["events",].stdout
@@ -140,7 +140,7 @@ def test_a_terminal_gets_only_the_escape_sequences_of_the_command(
             assert terminal.interrupt() == 0
         else:
             assert terminal.end() == 0
-        terminal.screen()  # which fails on any other escape sequence
+        terminal.screen()  # fails on any other escape sequence
         assert not FORBIDDEN.search(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", terminal.raw))
 
 
@@ -152,13 +152,13 @@ def test_events_follow_escapes_untrusted_text(labelled: tuple[Daemon, list[JSON]
             [TMINUS, "events", "-f", "--after", "0", *more], env=env, stdout=subprocess.PIPE, text=True
         )
         assert following.stdout is not None
-        told = ""
-        while "Guest" not in told:
-            told += following.stdout.readline()
+        printed = ""
+        while "Guest" not in printed:
+            printed += following.stdout.readline()
         following.send_signal(signal.SIGINT)
         assert following.wait(10) == 0
         following.stdout.close()
-        assert not FORBIDDEN.search(told.replace("\t", ""))
+        assert not FORBIDDEN.search(printed.replace("\t", ""))
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,9 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can listen as another user")
 def test_the_socket_of_another_user_is_refused_in_that_users_directory(daemon: Daemon) -> None:
-    """No other socket is tried: the error is reported."""
+    """The command reports the error and tries no other socket."""
     var = daemon.home / "trap" / "var"
     var.mkdir(parents=True)
     daemon.home.chmod(0o755)

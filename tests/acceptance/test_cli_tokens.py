@@ -1,4 +1,4 @@
-"""`tminus token`: the daemon accepts what it writes, and nothing else in the configuration changes."""
+"""`tminus token`: the daemon accepts what the command writes, and nothing else in the configuration changes."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_with_json_the_file_is_also_written(daemon: Daemon, own: Path) -> None:
     assert answer["token_sha256"] in own.read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can change the owner of a directory")
 def test_root_follows_no_link_in_a_directory_of_the_daemons_user(daemon: Daemon) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="tm-") as name:
         home = Path(name)
@@ -228,4 +228,4 @@ def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(daemon: Dae
         assert done.returncode == -signal.SIGKILL, done.stderr
         killed += 1
     assert killed > 5
-    assert token(daemon, own, "list").returncode == 0, "what is left beside the file is no part of the configuration"
+    assert token(daemon, own, "list").returncode == 0, "files that remain after a kill are not configuration"

@@ -1,4 +1,4 @@
-"""Responses of other servers: every command prints one line and no traceback, and has its exit code."""
+"""Responses of servers that are not tminus: every command prints one line without a traceback, and fails."""
 
 import json
 import threading
@@ -42,7 +42,7 @@ class Other:
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def told(self, answer: Any, *command: str) -> Result:
+    def run(self, answer: Any, *command: str) -> Result:
         self.body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         url = f"http://127.0.0.1:{self.server.server_port}"
         return invoke(*command, "--url", url)
@@ -85,7 +85,7 @@ WRONG = [
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_response_of_another_server_is_reported_in_one_line(other: Other, command: tuple[str, ...]) -> None:
     for wrong in WRONG:
-        done = other.told(wrong, *command)
+        done = other.run(wrong, *command)
         assert done.exit_code == 1, (wrong, done)
         assert "is not tminus: it sent" in done.stderr
         assert done.stderr.count("\n") == 1
@@ -103,7 +103,7 @@ def test_an_error_of_another_server_is_reported_by_its_status(
 ) -> None:
     for status, code in ((400, 1), (401, 5), (403, 5), (404, 1), (409, 4), (412, 4), (302, 1), (201, 1)):
         monkeypatch.setattr(other, "status", status)
-        done = other.told(body, "show", "A")
+        done = other.run(body, "show", "A")
         assert (done.exit_code, done.stdout) == (code, ""), done
         assert done.stderr.startswith(f"tminus: HTTP {status} ")
 
@@ -120,7 +120,7 @@ def _deliveries(delivery: Any) -> Any:
     return {"deliveries": [delivery], "next": None}
 
 
-WHOLE = [
+VALID = [
     (("list", "--wide"), SESSION, _sessions, validation.SESSION_FIELDS),
     (("list", "--search", "Remote"), SESSION, _sessions, validation.SESSION_FIELDS),
     (("show", "A"), SESSION, lambda one: one, validation.SESSION_FIELDS),
@@ -138,15 +138,15 @@ WHOLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("command", "one", "answer", "needed"), WHOLE, ids=[" ".join(row[0]) for row in WHOLE])
+@pytest.mark.parametrize(("command", "one", "answer", "needed"), VALID, ids=[" ".join(row[0]) for row in VALID])
 def test_a_missing_or_wrong_field_is_an_error(
     other: Other, command: tuple[str, ...], one: dict[str, Any], answer: Any, needed: Any
 ) -> None:
-    assert other.told(answer(one), *command).exit_code == 0
+    assert other.run(answer(one), *command).exit_code == 0
     for name, right in one.items():
         less = {key: value for key, value in one.items() if key != name}
         for wrong in (less, one | {name: [7]}, one | {name: {"x": 7}}, one | {name: 10**30}):
-            done = other.told(answer(wrong), *command)
+            done = other.run(answer(wrong), *command)
             if name in needed and not (isinstance(right, dict) and wrong.get(name) == {"x": 7}):
                 assert done.exit_code == 1, (name, wrong.get(name))
                 assert name in done.stderr
@@ -155,11 +155,11 @@ def test_a_missing_or_wrong_field_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("fields", "whole"),
+    ("fields", "schema"),
     [(validation.SESSION_FIELDS, schemas.Session), (validation.EVENT_FIELDS, schemas.Event),
      (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery),
      (validation.AGENT_FIELDS, schemas.Agent), (validation.CLOCK_FIELDS, schemas.Clock),
      (validation.REPORT_FIELDS, schemas.Report), (validation.SERIES_FIELDS, schemas.Series)],
 )  # fmt: skip
-def test_the_validated_fields_are_those_of_the_schemas(fields: Any, whole: Any) -> None:
-    assert set(fields) <= whole.__required_keys__
+def test_the_validated_fields_are_those_of_the_schemas(fields: Any, schema: Any) -> None:
+    assert set(fields) <= schema.__required_keys__

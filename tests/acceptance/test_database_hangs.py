@@ -1,4 +1,4 @@
-"""A PostgreSQL hangs with open connections: requests fail soon, and work resumes when it continues."""
+"""PostgreSQL hangs with open connections: requests fail soon, and work resumes when it continues."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 from tminus.storage.engine import BUSY_TIMEOUT_MS
 
 BOUND = 18
-"""Seconds in which whatever is asked is answered."""
+"""Seconds in which every request gets a response."""
 
 
 def quickly(ask: Callable[[], httpx.Response]) -> httpx.Response:
@@ -29,8 +29,8 @@ def quickly(ask: Callable[[], httpx.Response]) -> httpx.Response:
 
 
 def reasons(daemon: Daemon) -> list[str]:
-    told: list[str] = daemon.http.get(f"{daemon.url}/readyz").json()["reasons"]
-    return told
+    listed: list[str] = daemon.http.get(f"{daemon.url}/readyz").json()["reasons"]
+    return listed
 
 
 @pytest.mark.slow
@@ -49,8 +49,8 @@ def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_aft
 
         with pg_server.hanging():
             another.spawn()
-            told = eventually(lambda: [one for one in reasons(daemon) if one.startswith("the database does not")])
-            assert told[0].startswith("the database does not answer, since 20"), told
+            matching = eventually(lambda: [one for one in reasons(daemon) if one.startswith("the database does not")])
+            assert matching[0].startswith("the database does not answer, since 20"), matching
             assert quickly(lambda: daemon.http.get(f"{daemon.url}/healthz")).status_code == 200
             for ask in (
                 lambda: daemon.post("/supportsessions", {"type": "live", "label": "Lost"}),
@@ -65,7 +65,7 @@ def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_aft
             assert another.process.wait(60) == 1
             assert "timeout" in another.logged("daemon.failed")["error"]
             assert another.errors.read_text() == ""
-            eventually(lambda: from_now(seconds=1) > start)  # it falls due meanwhile
+            eventually(lambda: from_now(seconds=1) > start)  # it falls due while the database hangs
 
         eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
         eventually(lambda: daemon.session(due)["status"] == "new")
@@ -73,7 +73,7 @@ def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_aft
         eventually(lambda: sum(len(one.made) for one in makers) > made + 3)
         calling.close()
 
-        # One whose request was just going to a new connection may have been served when the server went on.
+        # All callers together: one that was waiting for a new connection may have no refused request.
         assert {answer.status_code for one in (*makers, reader) for answer in one.refused} == {503}
         assert max(one.slowest for one in (*makers, reader)) < BOUND
         assert [event["type"] for event in daemon.events(due)] == ["session.scheduled", "session.ready"]
@@ -81,6 +81,6 @@ def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_aft
         assert parsed(opened) >= parsed(start) - timedelta(seconds=1), "not early"
         ids = [session_id for one in makers for session_id in one.made]
         found = daemon.get("/supportsessions?scope=all&limit=1000").json()["rows"]
-        assert sorted(one["id"] for one in found) == sorted([due, *ids]), "none lost, none made twice"
+        assert sorted(one["id"] for one in found) == sorted([due, *ids]), "no session is lost or made twice"
         assert daemon.log_lines("http.failed") == []
         assert daemon.terminate() == 0

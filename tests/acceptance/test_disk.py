@@ -1,5 +1,5 @@
-"""The disk is full, fails, is slow, takes nothing more, or loses its power: what cannot be stored is refused, what was
-acknowledged is kept, and all resumes by itself.
+"""The disk is full, fails, is slow, becomes read-only or loses power: the daemon refuses what it cannot store, loses no
+acknowledged change, and resumes by itself.
 """
 
 import errno
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).with_name("fixtures") / "faildisk.c"
 
 BOUND = 15
-"""Seconds in which every request is answered, whatever the disk does."""
+"""Seconds in which every request gets a response, whatever the disk does."""
 
 
 _numbers = itertools.count()
@@ -44,12 +44,12 @@ class Callers:
     def __init__(self, daemon: Daemon, number: int = 4) -> None:
         self._daemon = daemon
         self._name = f"callers {next(_numbers)}"
-        """Unlike its address, nobody else's, also after it is gone: several share one daemon."""
+        """Unique among all objects of this class, as several use one daemon. `id(self)` is not: Python reuses it."""
         self._stop = threading.Event()
         self.made: list[str] = []
         """Labels of the sessions that were acknowledged."""
         self.refused: list[tuple[int, httpx.Response]] = []
-        """Who was, and how."""
+        """The number of the thread and the response, for each refused request."""
         self.trouble: list[str] = []
         self._threads = [threading.Thread(target=self._run, args=(one,)) for one in range(number)]
 
@@ -63,7 +63,7 @@ class Callers:
                 body = {"type": "live", "label": label, "metaData": {"a": "x" * 500}}
                 answer = self._daemon.post("/supportsessions", body)
             except httpx.TransportError:
-                return  # it was ended
+                return  # the daemon was ended
             if answer.status_code == 200:
                 self.made.append(label)
             elif answer.status_code == 503:
@@ -78,7 +78,7 @@ class Callers:
         for thread in self._threads:
             thread.start()
         try:
-            self.make_more(20)
+            self.wait_for_more(20)
         except AssertionError:
             self.__exit__()
             raise
@@ -89,12 +89,12 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
-    def make_more(self, number: int) -> None:
+    def wait_for_more(self, number: int) -> None:
         """Wait until a number of further sessions is acknowledged."""
         enough = len(self.made) + number
         eventually(lambda: len(self.made) >= enough, 30)
 
-    def are_refused(self) -> None:
+    def wait_until_refused(self) -> None:
         """Wait until the requests of each thread are refused, and check the errors."""
         known = len(self.refused)
         eventually(lambda: len({number for number, _ in self.refused[known:]}) == len(self._threads), 30)
@@ -131,11 +131,11 @@ def check_kept(daemon: Daemon, callers: Callers) -> None:
 
 def check_whole(daemon: Daemon) -> set[str]:
     """Check that each session is stored once and with its events, and the file is undamaged; return the labels."""
-    there = labels(daemon)
-    assert len(there) == len(set(there))
+    stored = labels(daemon)
+    assert len(stored) == len(set(stored))
     done = daemon.command("db", "check")
     assert (done.returncode, done.stdout.partition(":")[0]) == (0, "nothing wrong"), done.stdout + done.stderr
-    return set(there)
+    return set(stored)
 
 
 def end(daemon: Daemon) -> None:
@@ -152,8 +152,8 @@ def reasons(daemon: Daemon) -> str:
 
 def cannot_write(daemon: Daemon) -> str | None:
     """Return the reason in `/readyz` why the database cannot be written; None if it can."""
-    said = re.search("the database cannot be written, since [^ ]+Z: (.*)", reasons(daemon))
-    return said and said[1]
+    found = re.search("the database cannot be written, since [^ ]+Z: (.*)", reasons(daemon))
+    return found and found[1]
 
 
 class Failing:
@@ -167,23 +167,23 @@ class Failing:
             "FAILDISK": str(control),
             "FAILDISK_UNDER": str(daemon.state / "tminus.db"),
         }
-        self.works()
+        self.clear_faults()
 
     def start(self) -> None:
         self.daemon.start(**self._env)
 
-    def fails(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
+    def set_faults(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
         """Set the error numbers of fsync and write (0: none), and the milliseconds that each fsync takes."""
         self._control.write_text(f"{sync} {write} {slow} \n")
 
-    def works(self) -> None:
-        self.fails()
+    def clear_faults(self) -> None:
+        self.set_faults()
 
 
 @pytest.fixture(scope="module")
 def on_small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failing]:
     if shutil.which("cc") is None:
-        pytest.skip("NOT TESTED: no C compiler, the disk cannot fail here")
+        pytest.skip("NOT TESTED: no C compiler, so no disk faults can be caused")
     built = tmp_path_factory.mktemp("faildisk")
     library, control = built / "faildisk.so", built / "fault"
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
@@ -202,7 +202,7 @@ def failing(on_small_disk: Failing) -> Iterator[Failing]:
     if process is None or process.poll() is not None:
         on_small_disk.start()
     yield on_small_disk
-    on_small_disk.works()
+    on_small_disk.clear_faults()
 
 
 def test_on_a_full_disk_writes_are_refused_reads_continue_and_writes_resume_with_space(failing: Failing) -> None:
@@ -210,13 +210,13 @@ def test_on_a_full_disk_writes_are_refused_reads_continue_and_writes_resume_with
     ballast = daemon.state / "ballast"
     with Callers(daemon) as callers:
         fill(ballast)
-        callers.are_refused()
+        callers.wait_until_refused()
         assert cannot_write(daemon) == "database or disk is full"
         assert daemon.logged("storage.unavailable")["error"] == "database or disk is full"
         assert labels(daemon)
         ballast.unlink()
         eventually(lambda: not reasons(daemon))
-        callers.make_more(20)
+        callers.wait_for_more(20)
     daemon.logged("storage.recovered")
     check_kept(daemon, callers)
 
@@ -235,35 +235,35 @@ def test_on_a_full_disk_of_postgresql_writes_are_refused_and_resume_with_space(
         ballast = disk / "ballast"
         with Callers(daemon) as callers:
             fill(ballast)
-            callers.are_refused()
+            callers.wait_until_refused()
             eventually(lambda: "No space left on device" in (cannot_write(daemon) or ""))
             assert labels(daemon)
             ballast.unlink()
             eventually(lambda: not reasons(daemon))
-            callers.make_more(10)
+            callers.wait_for_more(10)
         assert callers.trouble == []
-        there = labels(daemon)
-        assert len(there) == len(set(there))
-        assert set(callers.made) <= set(there)
+        stored = labels(daemon)
+        assert len(stored) == len(set(stored))
+        assert set(callers.made) <= set(stored)
 
 
 @pytest.mark.parametrize("fault", ["sync", "write", "read-only"])
 def test_a_failed_commit_is_never_acknowledged(failing: Failing, fault: str) -> None:
     daemon = failing.daemon
     with Callers(daemon) as callers:
-        failing.fails(
+        failing.set_faults(
             sync=errno.EIO if fault == "sync" else 0,
             write={"write": errno.EIO, "read-only": errno.EROFS}.get(fault, 0),
         )
-        callers.are_refused()
+        callers.wait_until_refused()
         known = len(callers.made)
-        callers.are_refused()
+        callers.wait_until_refused()
         assert len(callers.made) == known
         assert cannot_write(daemon) == "disk I/O error"
         assert labels(daemon)
-        failing.works()
+        failing.clear_faults()
         eventually(lambda: not reasons(daemon))
-        callers.make_more(20)
+        callers.wait_for_more(20)
     check_kept(daemon, callers)
 
 
@@ -271,7 +271,7 @@ def test_on_a_slow_disk_sessions_open_and_every_request_gets_a_response(failing:
     daemon = failing.daemon
     opens = daemon.make(label="Opens meanwhile", startTime=from_now(seconds=3))["id"]
     with Callers(daemon) as callers:
-        failing.fails(slow=700)
+        failing.set_faults(slow=700)
         made = len(callers.made)
         begun = time.monotonic()
         assert not reasons(daemon)
@@ -279,7 +279,7 @@ def test_on_a_slow_disk_sessions_open_and_every_request_gets_a_response(failing:
         assert time.monotonic() - begun < BOUND
         eventually(lambda: daemon.session(opens)["status"] == "new")
         assert len(callers.made) > made
-        failing.works()
+        failing.clear_faults()
     assert [event["type"] for event in daemon.events(opens)] == ["session.scheduled", "session.ready"]
     assert callers.refused == []
     check_kept(daemon, callers)
@@ -289,16 +289,16 @@ def test_a_daemon_killed_and_started_on_a_failing_disk_has_every_acknowledged_ch
     daemon = failing.daemon
     with Callers(daemon) as callers:
         due = daemon.make(label="Opens later", startTime=from_now(seconds=2.5))
-        failing.fails(sync=errno.EIO)
-        callers.are_refused()
+        failing.set_faults(sync=errno.EIO)
+        callers.wait_until_refused()
         daemon.kill()
-    eventually(lambda: from_now(seconds=1) > due["startTime"])  # the first that it wants to do is to open this one
+    eventually(lambda: from_now(seconds=1) > due["startTime"])  # the first write after the start opens this session
     failing.start()
     assert set(callers.made) <= set(labels(daemon))
     refused = daemon.post("/supportsessions", {"type": "live", "label": "Lost"})
     assert (refused.status_code, refused.json()["refcode"]) == (503, 107503)
     assert cannot_write(daemon) == "disk I/O error"
-    failing.works()
+    failing.clear_faults()
     eventually(lambda: daemon.session(due["id"])["status"] == "new")
     assert [event["type"] for event in daemon.events(due["id"])] == ["session.scheduled", "session.ready"]
     eventually(lambda: not reasons(daemon))
@@ -319,10 +319,11 @@ def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_disk_that_stops_w
         for cut in (disk.cut_power, disk.fail):
             daemon.start()
             with Callers(daemon) as callers:
-                # Not what is flushed at this very moment: the kernel calls that done although it cuts it off.
+                # Only what was acknowledged before the cut: the kernel reports a flush during the cut as done, although
+                # it drops the data.
                 acknowledged |= set(callers.made)
                 cut()
-                callers.are_refused()
+                callers.wait_until_refused()
                 assert cannot_write(daemon)
                 if cut == disk.fail:
                     assert labels(daemon)
@@ -350,25 +351,25 @@ def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_failing_disk_of_p
             acknowledged: set[str] = set()
             for cut in (disk.cut_power, disk.fail):
                 with Callers(daemon) as callers:
-                    acknowledged |= set(callers.made)  # as with SQLite
+                    acknowledged |= set(callers.made)  # only these, as with SQLite
                     with server.cut_off():
                         cut()
-                        callers.are_refused()
+                        callers.wait_until_refused()
                         assert cannot_write(daemon)
                     disk.remount()
                     server.start_again()
-                    callers.make_more(10)
+                    callers.wait_for_more(10)
                     eventually(lambda: not reasons(daemon))
                 assert callers.trouble == [], daemon.log_lines("http.failed")
                 acknowledged |= set(callers.made[-10:])
-                there = labels(daemon)
-                assert acknowledged <= set(there)
-                assert len(there) == len(set(there))
+                stored = labels(daemon)
+                assert acknowledged <= set(stored)
+                assert len(stored) == len(set(stored))
             assert daemon.terminate() == 0
 
 
 @pytest.fixture
-def worn(make_daemon: StartDaemon) -> Daemon:
+def killed(make_daemon: StartDaemon) -> Daemon:
     """A daemon that was killed under load."""
     daemon = make_daemon()
     daemon.start()
@@ -377,14 +378,14 @@ def worn(make_daemon: StartDaemon) -> Daemon:
     return daemon
 
 
-def end_of_start(daemon: Daemon) -> str:
-    """Start a daemon that cannot start; return the only line that it logs."""
+def error_of_failed_start(daemon: Daemon) -> str:
+    """Start a daemon that cannot start; return the error in its last log line."""
     daemon.spawn()
     assert daemon.process is not None
     try:
         code = daemon.process.wait(30)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"it has not ended: {daemon.log.read_text()[-2000:]}") from None
+        raise AssertionError(f"the daemon has not ended: {daemon.log.read_text()[-2000:]}") from None
     assert code == 1
     [*_, failed] = daemon.log_lines()
     assert failed["event"] == "daemon.failed"
@@ -392,71 +393,71 @@ def end_of_start(daemon: Daemon) -> str:
     return str(failed["error"])
 
 
-def spoil(file: Path, at: int, size: int) -> None:
+def damage(file: Path, at: int, size: int) -> None:
     """Invert every bit of a part of a file."""
-    with file.open("r+b") as spoilt:
-        spoilt.seek(at)
-        content = spoilt.read(size)
-        spoilt.seek(at)
-        spoilt.write(bytes(byte ^ 0xFF for byte in content))
+    with file.open("r+b") as damaged:
+        damaged.seek(at)
+        content = damaged.read(size)
+        damaged.seek(at)
+        damaged.write(bytes(byte ^ 0xFF for byte in content))
 
 
-def spoil_root(database: Path, name: str) -> None:
+def damage_root_page(database: Path, name: str) -> None:
     """Damage the root page of a table or an index."""
     with closing(sqlite3.connect(database, isolation_level=None)) as opened:
         assert opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         (page,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-        spoil(database, (page - 1) * 4096, 4096)
-        # A commit, after which no other connection uses the pages that it has in memory.
+        damage(database, (page - 1) * 4096, 4096)
+        # After this commit, every other connection reads the damaged page again instead of the copy in its memory.
         opened.execute("UPDATE meta SET value = value")
 
 
-def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(worn: Daemon) -> None:
+def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(killed: Daemon) -> None:
     """SQLite itself drops the data after the damage without an error."""
-    wal = worn.state / "tminus.db-wal"
-    spoil(wal, wal.stat().st_size // 2, 10)
+    wal = killed.state / "tminus.db-wal"
+    damage(wal, wal.stat().st_size // 2, 10)
 
-    checked = worn.command("db", "check")
-    worn.start()
+    checked = killed.command("db", "check")
+    killed.start()
 
     assert (checked.returncode, checked.stdout.partition(":")[0]) == (1, "wal")
-    [told] = worn.log_lines("storage.damaged")
-    assert f"{wal} is damaged after frame " in told["error"]
-    assert "`tminus db check`" in told["message"]
-    assert "restore a backup" in told["message"]
-    assert worn.make()["status"] == "new"
+    [line] = killed.log_lines("storage.damaged")
+    assert f"{wal} is damaged after frame " in line["error"]
+    assert "`tminus db check`" in line["message"]
+    assert "restore a backup" in line["message"]
+    assert killed.make()["status"] == "new"
 
 
-def test_a_damaged_page_is_reported_once_and_undamaged_sessions_stay_available(worn: Daemon) -> None:
-    worn.start()
-    session = worn.make()["id"]
-    already = len(worn.log_lines())
-    spoil_root(worn.state / "tminus.db", "session")
+def test_a_damaged_page_is_reported_once_and_undamaged_sessions_stay_available(killed: Daemon) -> None:
+    killed.start()
+    session = killed.make()["id"]
+    already = len(killed.log_lines())
+    damage_root_page(killed.state / "tminus.db", "session")
 
     for answer in (
-        worn.get(f"/supportsession/{session}"),
-        worn.post("/supportsessions", {"type": "live", "label": "Lost"}),
-        worn.delete(f"/supportsession/{session}"),
+        killed.get(f"/supportsession/{session}"),
+        killed.post("/supportsessions", {"type": "live", "label": "Lost"}),
+        killed.delete(f"/supportsession/{session}"),
     ):
         assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
         assert int(answer.headers["Retry-After"]) >= 1
-    assert worn.get("/me").status_code == 200
-    assert "the database is damaged: database disk image is malformed" in reasons(worn)
-    worn.logged("storage.damaged")
-    lines = worn.log_lines()[already:]
+    assert killed.get("/me").status_code == 200
+    assert "the database is damaged: database disk image is malformed" in reasons(killed)
+    killed.logged("storage.damaged")
+    lines = killed.log_lines()[already:]
     assert [line["error"] for line in lines if line["event"] == "storage.damaged"] == [
         "database disk image is malformed"
     ]
     assert "restore a backup" in next(line["message"] for line in lines if line["event"] == "storage.damaged")
     assert not [line for line in lines if line["event"] in ("http.failed", "library.said")]
-    assert worn.terminate() == 0
+    assert killed.terminate() == 0
 
 
 def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_available(
     make_daemon: StartDaemon,
 ) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(postgres_server())  # one of its own: it is stopped, and keeps its damage
+        server = stack.enter_context(postgres_server())  # a separate one: this test stops and damages it
         database = stack.enter_context(server.database(empty=True))
         daemon = make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
         stack.callback(end, daemon)
@@ -465,74 +466,73 @@ def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_av
         assert daemon.terminate() == 0
         with tables_of(daemon) as tables:
             assert tables.scalar(text("SHOW data_checksums")) == "on"
-            # Each page keeps room for a second version of all its rows: else the new version of a row on another page
-            # may be put into the damaged one.
+            # Each page keeps room for a second version of all its rows. Otherwise PostgreSQL may put the new version of
+            # a row of another page into the damaged page.
             tables.execute(text("ALTER TABLE session SET (fillfactor = 40, autovacuum_enabled = off)"))
-            # Of a table as small as this one all pages would be read to count it, or to find what is due: by any
-            # request, and before the first that asks for a row of the damaged one.
+            # PostgreSQL would read all pages of such a small table to count its rows or to find what is due. Requests
+            # that need no row of the damaged page would then fail, too.
             tables.execute(text("ALTER ROLE CURRENT_USER SET enable_seqscan = off"))
             multiply(tables, template, 200)
             tables.execute(text("VACUUM ANALYZE"))
             placed = tables.execute(text("SELECT (ctid::text::point)[0]::int, id FROM session")).all()
             file = tables.scalar(text("SELECT pg_relation_filepath('session')"))
         daemon.start()
-        # The log names the session of each event: it has read them all before one of them cannot be read.
+        # The event log reads the session of each event. It must have read all of them before one becomes unreadable.
         eventually(lambda: len(daemon.log_lines("session.scheduled")) == 200, 90)
         with server.stopped() as files:
             # In the middle of a page that is full of rows: only checksums detect this.
-            spoil(files / file, 5 * 8192 + 4096, 100)
-        # Its connections are those from before the server was stopped; the first write fails on them.
+            damage(files / file, 5 * 8192 + 4096, 100)
+        # The daemon still has connections from before the stop of the server; the first write on them fails.
         eventually(lambda: daemon.put(f"/supportsession/{template}", {"startTime": from_now(days=2)}).is_success, 90)
-        eventually(lambda: reasons(daemon) == "", 90)  # that the server was stopped is forgotten after some seconds
+        eventually(lambda: reasons(daemon) == "", 90)  # the stop remains a reason for some seconds
         already = len(daemon.log_lines())
-        spoilt, whole = (next(session for at, session in placed if at == page) for page in (5, 7))
+        damaged, intact = (next(session for at, session in placed if at == page) for page in (5, 7))
 
         move = {"startTime": from_now(days=2)}
         for answer in (
-            daemon.get(f"/supportsession/{spoilt}"),
-            daemon.put(f"/supportsession/{spoilt}", move),
-            daemon.delete(f"/supportsession/{spoilt}"),
+            daemon.get(f"/supportsession/{damaged}"),
+            daemon.put(f"/supportsession/{damaged}", move),
+            daemon.delete(f"/supportsession/{damaged}"),
             daemon.get("/supportsessions?scope=all&limit=1000"),
         ):
             assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
             assert int(answer.headers["Retry-After"]) >= 1
-        assert daemon.put(f"/supportsession/{whole}", move).status_code == 200
+        assert daemon.put(f"/supportsession/{intact}", move).status_code == 200
         opens = daemon.make(startTime=from_now(seconds=1.5))["id"]
         eventually(lambda: daemon.session(opens)["status"] == "new")
         found = f'invalid page in block 5 of relation "{file}"'
         assert reasons(daemon) == f"the database is damaged: {found}"
         lines = daemon.log_lines()[already:]
-        [told] = [line for line in lines if line["event"] == "storage.damaged"]
-        assert told["error"] == found
-        assert "restore a backup" in told["message"]
+        [damage_line] = [line for line in lines if line["event"] == "storage.damaged"]
+        assert damage_line["error"] == found
+        assert "restore a backup" in damage_line["message"]
         assert not [line for line in lines if line["event"] in ("http.failed", "clock.failed", "library.said")]
 
         with tables_of(daemon) as tables:
             tables.execute(text("ALTER ROLE CURRENT_USER RESET enable_seqscan"))
         checked = daemon.command("db", "check")
         assert checked.returncode == 1
-        assert (
-            f": cannot be checked: {found}" in checked.stdout
-        )  # by which checks depends on the plans of their queries
+        # Which checks fail depends on the plans of their queries.
+        assert f": cannot be checked: {found}" in checked.stdout
         assert {line.partition(": ")[2] for line in checked.stdout.splitlines()} <= {
             f"cannot be checked: {found}", f"cannot be counted: {found}",
         }  # fmt: skip
         assert daemon.terminate() == 0
 
-        # All that is due before those on that page is put off: now the clock needs it.
+        # Postpone all sessions that are not on the damaged page, so that the scheduler must read that page first.
         with tables_of(daemon) as tables:
             for one in {session for page, session in placed if page != 5} | {opens}:
                 tables.execute(text("UPDATE session SET due_at = due_at + 172800000 WHERE id = :id"), {"id": one})
             # Otherwise PostgreSQL may use an index-only scan, depending on statistics, and not read the page.
             tables.execute(text("ALTER ROLE CURRENT_USER SET enable_indexonlyscan = off"))
-        failed = end_of_start(daemon)
+        failed = error_of_failed_start(daemon)
         assert f"the database is damaged ({found}): restore a backup" in failed
 
 
-def test_a_start_on_a_database_with_a_damaged_page_fails_with_one_line(worn: Daemon) -> None:
-    spoil_root(worn.state / "tminus.db", "session_due")
-    failed = end_of_start(worn)
-    assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed
+def test_a_start_on_a_database_with_a_damaged_page_fails_with_one_line(killed: Daemon) -> None:
+    damage_root_page(killed.state / "tminus.db", "session_due")
+    failed = error_of_failed_start(killed)
+    assert f"{killed.state / 'tminus.db'}: the file is damaged" in failed
     assert "restore a backup" in failed
 
 
@@ -553,10 +553,10 @@ def test_a_start_on_a_full_or_read_only_disk_is_reported_and_continues_when_the_
             mount("-o", "remount,ro", daemon.state)
         daemon.spawn()
         if is_new or fault == "read-only":
-            said = daemon.logged("storage.unavailable")["error"]
-            assert fault in said.lower()
+            error = daemon.logged("storage.unavailable")["error"]
+            assert fault in error.lower()
             daemon.terminate()
-            assert daemon.log_lines()[-1]["event"] == "daemon.stopped", "told to stop while it waits, it stops"
+            assert daemon.log_lines()[-1]["event"] == "daemon.stopped", "SIGTERM stops a daemon that waits for its disk"
             daemon.spawn()
             eventually(lambda: len(daemon.log_lines("storage.unavailable")) > 1)
         if fault == "full":

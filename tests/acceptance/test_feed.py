@@ -22,8 +22,8 @@ from tests.support.processes import TMINUS
 def feed(daemon: Daemon, **query: Any) -> JSON:
     answer = daemon.http.get(f"{daemon.url}/v3/events", params=query, headers={"Session-id": daemon.tokens["monitor"]})
     assert answer.status_code == 200, answer.text
-    told: JSON = answer.json()
-    return told
+    page: JSON = answer.json()
+    return page
 
 
 def now(daemon: Daemon) -> int:
@@ -64,7 +64,7 @@ def test_a_filter_by_types_skips_other_events(daemon: Daemon) -> None:
     assert [event["type"] for event in both] == ["session.created", "session.active"]
     nothing = feed(daemon, after=after, type="session.rescheduled")
     assert nothing["events"] == []
-    assert nothing["next"] >= joined[-1]["seq"], "who looks for what is rare does not look through the rest again"
+    assert nothing["next"] >= joined[-1]["seq"], "a reader with a filter reads no skipped event again"
 
 
 def test_a_long_poll_returns_when_an_event_happens(daemon: Daemon) -> None:
@@ -134,7 +134,7 @@ def stream(daemon: Daemon, http: httpx.Client, after: str = "now", last: str | N
             elif name:
                 fields[name] = value
             else:
-                yield {}  # it has begun, or it is still there
+                yield {}  # a comment: the stream has begun, or it is still open
 
 
 def test_an_interrupted_stream_resumes_after_the_last_event(daemon: Daemon) -> None:
@@ -160,8 +160,8 @@ def test_a_stream_and_a_long_poll_end_when_their_token_is_revoked(start_daemon: 
         events = stream(daemon, http)
         assert next(events) == {}
         waiting.start()
-        others = daemon.config.read_text().replace(digest(daemon.tokens["monitor"]), digest("another"))
-        daemon.config.write_text(others)
+        config = daemon.config.read_text().replace(digest(daemon.tokens["monitor"]), digest("another"))
+        daemon.config.write_text(config)
         daemon.signal(signal.SIGHUP)
         daemon.logged("config.reloaded")
         daemon.make(label="After that")
@@ -171,12 +171,12 @@ def test_a_stream_and_a_long_poll_end_when_their_token_is_revoked(start_daemon: 
 
 
 def test_other_requests_are_served_while_an_event_wakes_many_readers(daemon: Daemon) -> None:
-    where = httpx.URL(daemon.url)
+    url = httpx.URL(daemon.url)
     head = f"GET /v3/events?after=now HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n"
     head += "Accept: text/event-stream\r\n\r\n"
     with ExitStack() as opened:
         for _ in range(300):
-            listener = opened.enter_context(socket.create_connection((where.host, where.port or 80), timeout=20))
+            listener = opened.enter_context(socket.create_connection((url.host, url.port or 80), timeout=20))
             listener.sendall(head.encode())
             assert listener.recv(1000).startswith(b"HTTP/1.1 200")
         codes = set()
@@ -190,10 +190,10 @@ def test_the_oldest_stream_of_an_agent_at_its_limit_ends_for_a_new_one(
     start_daemon: StartDaemon,
 ) -> None:
     daemon = start_daemon(limits={"streams_per_agent": 2})
-    where = httpx.URL(daemon.url)
+    url = httpx.URL(daemon.url)
 
     def ask(by: str, more: str) -> socket.socket:
-        one = socket.create_connection((where.host, where.port or 80), timeout=20)
+        one = socket.create_connection((url.host, url.port or 80), timeout=20)
         one.sendall(f"GET /v3/events?after=now{more}Session-id: {daemon.tokens[by]}\r\n\r\n".encode())
         return one
 
@@ -203,31 +203,31 @@ def test_the_oldest_stream_of_an_agent_at_its_limit_ends_for_a_new_one(
         for one in (others, first):
             assert one.recv(4096).startswith(b"HTTP/1.1 200")
         with ask("monitor", held) as second:
-            httpx.get(f"{daemon.url}/healthz")  # a connection made later: when it is answered, the second one waits
+            httpx.get(f"{daemon.url}/healthz")  # a later connection: after its response, `second` is waiting
             with ask("monitor", stream) as third, ask("monitor", stream) as fourth:
                 for one in (third, fourth):
                     assert one.recv(4096).startswith(b"HTTP/1.1 200")
-                said = b""
-                while not said.endswith(b"0\r\n\r\n"):
-                    said += first.recv(4096) or pytest.fail("the stream is cut, not ended")
+                received = b""
+                while not received.endswith(b"0\r\n\r\n"):
+                    received += first.recv(4096) or pytest.fail("the stream was cut off, not ended")
                 page = b""
                 while more := second.recv(4096):
                     page += more
-                assert b'"events":[]' in page, "an answer, as if the time were over"
+                assert b'"events":[]' in page, "the long poll returns as it does after its wait"
                 made = daemon.make()
                 for one in (others, third, fourth):
-                    said = b""
-                    while made["id"].encode() not in said:
-                        said += one.recv(4096) or pytest.fail("it has ended")
+                    received = b""
+                    while made["id"].encode() not in received:
+                        received += one.recv(4096) or pytest.fail("the stream has ended")
     daemon.logged("feed.crowded")
     assert len(daemon.log_lines("feed.crowded")) == 1
 
 
 def test_a_disconnected_long_poll_no_longer_counts_towards_the_limit(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"streams_per_agent": 1})
-    where = httpx.URL(daemon.url)
+    url = httpx.URL(daemon.url)
     head = f"GET /v3/events?after=now&wait=60 HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n\r\n"
-    with socket.create_connection((where.host, where.port or 80), timeout=20) as one:
+    with socket.create_connection((url.host, url.port or 80), timeout=20) as one:
         one.sendall(head.encode())
     answered = daemon.logged("http.request", route="/v3/events")
     assert answered["ms"] < 30_000
@@ -263,7 +263,7 @@ def test_the_command_follows_events_over_a_restart_and_misses_none(start_daemon:
         assert following.stderr is not None
         assert json.loads(following.stdout.readline())["type"] == "session.created"
         assert daemon.terminate() == 0
-        assert following.stderr.readline().endswith("again\n"), "it is asked again"
+        assert following.stderr.readline().endswith("again\n"), "the command retries"
         daemon.start()
         daemon.delete(f"/supportsession/{session['id']}")
         assert json.loads(following.stdout.readline())["type"] == "session.closed"
@@ -276,16 +276,16 @@ def test_the_command_follows_events_over_a_restart_and_misses_none(start_daemon:
 
 def test_long_polls_and_streams_do_not_delay_a_stop(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    asked = [
+    requests = [
         b"GET /v3/events?wait=50 HTTP/1.1\r\nHost: x\r\nSession-id: %s\r\n\r\n",
         b"GET /v3/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nSession-id: %s\r\n\r\n",
     ]
-    waiting = [socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2]))) for _ in asked]
-    for one, request in zip(waiting, asked, strict=True):
+    waiting = [socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2]))) for _ in requests]
+    for one, request in zip(waiting, requests, strict=True):
         one.sendall(request % daemon.tokens["monitor"].encode())
     stream = waiting[1].recv(4096)
     assert b"text/event-stream" in stream
-    now(daemon)  # by now the daemon has read what came before
+    now(daemon)  # after this response, the daemon has read the requests above
     assert daemon.terminate() == 0
     page = waiting[0].recv(4096)
     assert b" 200 " in page
@@ -293,6 +293,6 @@ def test_long_polls_and_streams_do_not_delay_a_stop(start_daemon: StartDaemon) -
     while rest := waiting[1].recv(4096):
         stream += rest
     assert stream.endswith(b"0\r\n\r\n"), "the stream was ended, not cut off"
-    assert b"\nid: 0\n: tminus\n\n" in stream, "who is cut off before the first event comes back to where it was"
+    assert b"\nid: 0\n: tminus\n\n" in stream, "a client that is cut off before the first event resumes here"
     for one in waiting:
         one.close()

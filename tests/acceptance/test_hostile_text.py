@@ -27,10 +27,10 @@ TEXTS = {
     "much": "x" * 10_000,
 }
 FORBIDDEN = ("NUL", "a control character", "line ends", "a lone surrogate")
-"""What is refused wherever text is kept."""
+"""Kinds of text that are refused in every field that is stored."""
 
-KEPT = ("label", "userDescription", "externalMapping", "parentObject", "name")
-"""Members of bodies whose text is kept, and shown as it is to people and in terminals."""
+STORED = ("label", "userDescription", "externalMapping", "parentObject", "name")
+"""Members of bodies whose text is stored, and shown unchanged to people and in terminals."""
 
 SESSION_BODY = {
     "type": "support",
@@ -40,7 +40,7 @@ SESSION_BODY = {
     "userDescription": "U",
     "metaData": {"known": "text"},
 }
-RIGHT: dict[str, JSON] = {
+VALID_BODIES: dict[str, JSON] = {
     "POST /v3/supportsessions": SESSION_BODY,
     "PUT /v3/supportsession/{session_id}": {},
     "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "G"},
@@ -48,12 +48,12 @@ RIGHT: dict[str, JSON] = {
     "POST /v3/auth/{provider}/authWithToken": {"session_token": "wrong"},
     "POST /v3/webhooks/{name}/replay": {"fromSeq": 1},
 }
-"""Bodies into which the texts are put, one in each place."""
+"""A valid body of each call. The tests put each text into one place of a body at a time."""
 
 HEADERS = ("Session-id", "Authorization", "mobile-api-key", "X-Request-Id", "client-app", "User-Agent",
            "X-Forwarded-For", "Accept", "Content-Type", "Origin", "Host", "Cookie", "If-Match", "Idempotency-Key",
            "Last-Event-ID")  # fmt: skip
-"""Those that are described, and those that are looked at besides."""
+"""The headers in the API description, and others that the daemon reads."""
 
 
 class Client:
@@ -92,13 +92,13 @@ def client(daemon: Daemon) -> Iterator[Client]:
         yield client
 
 
-def _check(code: int, said: Any, where: str) -> None:
+def _check(code: int, answer: Any, where: str) -> None:
     """Check that a response is a success or an error in the common format, and neither 429 nor 5xx."""
-    assert code in (200, 400, 401, 404, 405, 409, 415, 412, 413), f"{where}: {code} {said}"
+    assert code in (200, 400, 401, 404, 405, 409, 415, 412, 413), f"{where}: {code} {answer}"
     if code != 200:
-        assert isinstance(said, dict), f"{where}: {code} {said}"
-        assert set(said) == {"code", "refcode", "description", "errors"}, where
-        assert said["code"] == code, where
+        assert isinstance(answer, dict), f"{where}: {code} {answer}"
+        assert set(answer) == {"code", "refcode", "description", "errors"}, where
+        assert answer["code"] == code, where
 
 
 def _encoded(text: str) -> str:
@@ -164,18 +164,18 @@ def test_any_text_in_a_header_gets_a_response(description: JSON, client: Client,
     text = TEXTS[kind].encode("utf-8", "surrogatepass").replace(b"\r\n", b"\r\n ")
     for header in HEADERS:
         for method, path in (
-            ("GET", "/v3/events?after=now"),  # what others have forged into bodies is in older ones
+            ("GET", "/v3/events?after=now"),  # older events contain the texts that other tests sent in bodies
             ("POST", "/v3/supportsessions"),
             ("PUT", "/v3/supportsession/nobody"),
         ):
             body = b"" if method == "GET" else json.dumps(SESSION_BODY | {"startTime": from_now(days=1)}).encode()
-            code, said = client.ask(method, path, {header: text}, body)
+            code, answer = client.ask(method, path, {header: text}, body)
             where = f"{method} {path} {header}: {kind}"
-            if kind in FORBIDDEN and isinstance(said, str):
-                assert (code, said) == (400, "Invalid HTTP request received."), where  # no HTTP: it reaches no call
+            if kind in FORBIDDEN and isinstance(answer, str):
+                assert (code, answer) == (400, "Invalid HTTP request received."), where  # not HTTP: no call gets it
             else:
-                _check(code, said, where)
-                assert "X-Forged" not in json.dumps(said)
+                _check(code, answer, where)
+                assert "X-Forged" not in json.dumps(answer)
 
 
 def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> None:
@@ -185,26 +185,27 @@ def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> 
     text = TEXTS[kind]
     target = path.format(session_id="nobody", participant_id="nobody", provider="token", name="nobody")
     places = list(dict.fromkeys(_strings(description, schema)))
-    assert places or (call.startswith("PUT") and path.endswith("participants/{participant_id}"))  # it has one boolean
+    assert places or (call.startswith("PUT") and path.endswith("participants/{participant_id}"))  # its body has no text
     for at in [*places, ("metaData", "known"), ("metaData", text), ("parentObject", text), (text,), ("unknown",)]:
-        body = json.dumps(_put(RIGHT[call], at, text)).encode()
+        body = json.dumps(_put(VALID_BODIES[call], at, text)).encode()
         where = f"{call} {'.'.join(at)!r}: {kind}"
         stored_nul = kind == "NUL" and path == "/v3/supportsessions" and at[0] in ("metaData", "parentObject")
         for sent in {body, body.replace(b"\\ud83d", b"\xed\xa0\xbd")}:  # escaped, and as bytes
-            code, said = client.ask(method, target, body=sent)
-            _check(code, said, where)
-            if kind == "a lone surrogate" or stored_nul or (kind in FORBIDDEN and at in places and at[0] in KEPT):
+            code, answer = client.ask(method, target, body=sent)
+            _check(code, answer, where)
+            if kind == "a lone surrogate" or stored_nul or (kind in FORBIDDEN and at in places and at[0] in STORED):
                 assert code == 400, where
             elif code == 200 and path == "/v3/supportsessions" and (text or "metaData" in at):
-                shown = client.ask("GET", f"/v3/supportsession/{said['id']}")[1]
-                assert shown == said, where
+                shown = client.ask("GET", f"/v3/supportsession/{answer['id']}")[1]
+                assert shown == answer, where
                 for name in at if at[0] in shown else ():
-                    shown = shown[name.strip() if at[0] == "parentObject" else name]  # published examples need that
-                assert shown in (said, text), where
+                    # Published examples have blanks around the names in a parentObject; the daemon strips them.
+                    shown = shown[name.strip() if at[0] == "parentObject" else name]
+                assert shown in (answer, text), where
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize("call", RIGHT)
+@pytest.mark.parametrize("call", VALID_BODIES)
 def test_any_text_in_a_body_is_refused_or_returned_unchanged(
     description: JSON, client: Client, call: str, kind: str
 ) -> None:
@@ -243,57 +244,57 @@ def test_valid_text_is_returned_unchanged(each_daemon: Daemon, sent: bytes) -> N
 
 
 def test_ten_megabytes_are_refused_in_every_place_of_a_request(daemon: Daemon) -> None:
-    much = "x" * 10_000_000
-    for call, right in RIGHT.items():
+    large = "x" * 10_000_000
+    for call, body in VALID_BODIES.items():
         method, path = call.split()
         target = path.format(session_id="nobody", participant_id="nobody", provider="token", name="nobody")
         answer = daemon.http.request(
-            method, f"{daemon.url}{target}", json=right | {"label": much}, headers={"Session-id": daemon.token}
+            method, f"{daemon.url}{target}", json=body | {"label": large}, headers={"Session-id": daemon.token}
         )
         _check(answer.status_code, answer.json(), call)
         assert answer.status_code == 413
-    # A head without end gets an error response or a closed connection.
-    for head in (f"GET /v3/supportsession/{much}", f"GET /v3/discovery?ids={much}"):
+    # A request line of this length gets an error response or a closed connection.
+    for head in (f"GET /v3/supportsession/{large}", f"GET /v3/discovery?ids={large}"):
         method, target = head.split()
         with closing(Client(daemon)) as client, suppress(OSError, http.client.HTTPException):
             assert 400 <= client.ask(method, target)[0] < 500
     assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
 
 
-def _almost(right: str) -> dict[str, str]:
+def _almost(value: str) -> dict[str, str]:
     """Return texts that resemble the value, encoded for a URL."""
-    wide = "".join(chr(ord(char) + 0xFEE0) if char.isascii() and char.isalnum() else char for char in right)
-    arabic = "".join(chr(0x660 + int(char)) if char.isdigit() else char for char in right)
-    other = "1" if right[-1] == "0" else "0"
+    wide = "".join(chr(ord(char) + 0xFEE0) if char.isascii() and char.isalnum() else char for char in value)
+    arabic = "".join(chr(0x660 + int(char)) if char.isdigit() else char for char in value)
+    other = "1" if value[-1] == "0" else "0"
     return {
-        "another case": right.swapcase(),
-        "a blank before": f"%20{right}",
-        "a blank after": f"{right}%20",
-        "a tab": f"{right}%09",
-        "a line end": f"{right}%0a",
-        "a no-break space": f"{right}%c2%a0",
-        "NUL": f"{right}%00",
-        "a zero-width space": f"{right}%e2%80%8b",
+        "another case": value.swapcase(),
+        "a blank before": f"%20{value}",
+        "a blank after": f"{value}%20",
+        "a tab": f"{value}%09",
+        "a line end": f"{value}%0a",
+        "a no-break space": f"{value}%c2%a0",
+        "NUL": f"{value}%00",
+        "a zero-width space": f"{value}%e2%80%8b",
         "wide characters": quote(wide),
         "other digits": quote(arabic),
-        "a leading zero": f"0{right}",
-        "a sign": f"+{right}",
-        "an underscore": f"{right[:2]}_{right[2:]}",
-        "a fraction": f"{right}.0",
-        "one more": right + other,
-        "one less": right[:-1],
-        "another last": right[:-1] + other,
-        "a prefix": right[:3],
-        "a wildcard": right[:-1] + "%25",
-        "any character": right[:-1] + "_",
+        "a leading zero": f"0{value}",
+        "a sign": f"+{value}",
+        "an underscore": f"{value[:2]}_{value[2:]}",
+        "a fraction": f"{value}.0",
+        "one more": value + other,
+        "one less": value[:-1],
+        "another last": value[:-1] + other,
+        "a prefix": value[:3],
+        "a wildcard": value[:-1] + "%25",
+        "any character": value[:-1] + "_",
         "nothing": "",
-        "a slash": f"{right}%2f",
-        "two slashes": f"%2f{right}",
-        "up": f"..%2fsupportsession%2f{right}",
-        "a quote": f"{right}'--",
-        "two": f"{right},{right}",
+        "a slash": f"{value}%2f",
+        "two slashes": f"%2f{value}",
+        "up": f"..%2fsupportsession%2f{value}",
+        "a quote": f"{value}'--",
+        "two": f"{value},{value}",
         "a null": "null",
-        "twice encoded": "".join(f"%25{ord(char):02x}" for char in right),
+        "twice encoded": "".join(f"%25{ord(char):02x}" for char in value),
     }
 
 
@@ -304,16 +305,16 @@ def test_an_almost_correct_id_finds_nothing(daemon: Daemon, client: Client) -> N
     before = daemon.session(session["id"])
     for what, almost in _almost(session["id"]).items():
         if almost == session["id"]:
-            continue  # it had no letter, or no digit
+            continue  # the id has no letter, or no digit, that could be replaced
         for method, rest in (
             ("GET", ""),
             ("DELETE", ""),
             ("GET", "/events"),
             ("DELETE", f"/participants/{participant}"),
         ):
-            code, said = client.ask(method, f"/v3/supportsession/{almost}{rest}")
-            assert code == 404, f"{what}: {method} {rest} {said}"
-            _check(code, said, what)
+            code, answer = client.ask(method, f"/v3/supportsession/{almost}{rest}")
+            assert code == 404, f"{what}: {method} {rest} {answer}"
+            _check(code, answer, what)
         if what not in (
             "two",
             "a blank before",
@@ -331,7 +332,7 @@ def test_an_almost_correct_id_finds_nothing(daemon: Daemon, client: Client) -> N
     for version in ("1.0", '"01"', "١", f'"{before["version"] + 1}"', '"1" "2"', "W/"):
         body = json.dumps({"startTime": from_now(days=1)}).encode()
         assert client.ask("PUT", one, {"If-Match": version.encode()}, body)[0] in (400, 409, 412), version
-    # But for the time that has passed in it.
+    # Only the duration may have changed.
     assert daemon.session(session["id"]) | {"durationSeconds": 0} == before | {"durationSeconds": 0}
 
 
@@ -341,11 +342,11 @@ def test_an_almost_correct_pin_finds_nothing(daemon: Daemon, client: Client) -> 
     for what, almost in _almost(pin).items():
         if almost == pin:
             continue
-        code, said = client.ask("GET", f"/v3/support/{almost}/meta")
+        code, answer = client.ask("GET", f"/v3/support/{almost}/meta")
         if what == "another last" and code == 200:
-            continue  # it happens to be another session's
-        assert code == 404, f"{what}: {said}"
-        _check(code, said, what)
+            continue  # by chance the PIN of another session
+        assert code == 404, f"{what}: {answer}"
+        _check(code, answer, what)
 
 
 def test_an_almost_correct_token_is_refused(daemon: Daemon) -> None:

@@ -1,7 +1,8 @@
-"""Authentication of callers, and limits of wrong tokens and PINs.
+"""Authentication of callers, and the limits on wrong tokens and PINs.
 
-Mostly on SQLite only: tokens stand in the configuration, and tries are counted in the daemon's memory. Where more is
-asked while a guess is looked up in the database, it is tried on both; so is who may do what, in test_rights.py.
+Most tests use SQLite only: tokens are in the configuration, and the daemon counts attempts in memory. Tests in which
+requests arrive during a look-up in the database run on both databases; so do the tests of permissions, in
+test_rights.py.
 """
 
 import re
@@ -85,7 +86,7 @@ def test_a_token_becomes_an_agent_session_of_one_hour(daemon: Daemon) -> None:
 
     assert daemon.get("/auth/signout", by=None, headers=headers).json() == {"success": True}
     refused(daemon.get("/me", by=None, headers=headers), 401, 104401)
-    assert daemon.get("/me", by="anna").status_code == 200, "the token itself stays what it is"
+    assert daemon.get("/me", by="anna").status_code == 200, "the token itself stays valid"
 
 
 def test_a_wrong_token_starts_no_agent_session(daemon: Daemon) -> None:
@@ -137,7 +138,7 @@ def test_a_monitor_sees_no_secret(daemon: Daemon) -> None:
     session = daemon.make(by="anna", type="support")
     secrets = (session["hostAuthToken"], session["urls"]["host"].partition("#host=")[2], str(session["pin"]))
     one = f"/supportsession/{session['id']}"
-    # Of one's own only those whom the session is for see all; the rest of the list may hold anything.
+    # Search only the row of this session: the sessions of other tests may contain anything.
     seen = daemon.get(one, by="monitor")
     rows = daemon.get("/supportsessions?scope=all&limit=1000", by="monitor").json()["rows"]
     in_list = next(row for row in rows if row["id"] == session["id"])
@@ -173,20 +174,20 @@ def test_guessing_pins_and_tokens_is_limited(start_daemon: StartDaemon) -> None:
         server={"trusted_proxies": ["127.0.0.1"]},
     )
 
-    def look(address: str) -> Any:
+    def look_up(address: str) -> Any:
         return daemon.get("/support/123456/meta", by=None, headers={"X-Forwarded-For": address})
 
-    assert [look("192.0.2.1").status_code for _ in range(7)] == [404] * 5 + [400] * 2
-    told = look("192.0.2.1")
-    assert "PIN" in refused(told, 400, 169400)
-    assert 1 <= int(told.headers["Retry-After"]) <= 60
-    assert look("192.0.2.2").status_code == 404, "another address is another matter"
-    assert look("2001:db8::1").status_code == 404
-    codes = [look(f"2001:db8:0:7:{number:x}::1").status_code for number in range(1, 8)]
-    assert codes == [404] * 5 + [400] * 2, "a /64 is one guesser's"
-    assert look("2001:db8:0:8::1").status_code == 404
-    assert look("198.51.100.9, 192.0.2.3").status_code == 404, "what stands left of the proxy's word is the client's"
-    daemon.logged("pin.unknown", remote_ip="192.0.2.3")  # the last one: a line may come after the answer
+    assert [look_up("192.0.2.1").status_code for _ in range(7)] == [404] * 5 + [400] * 2
+    limited = look_up("192.0.2.1")
+    assert "PIN" in refused(limited, 400, 169400)
+    assert 1 <= int(limited.headers["Retry-After"]) <= 60
+    assert look_up("192.0.2.2").status_code == 404, "another address has its own limit"
+    assert look_up("2001:db8::1").status_code == 404
+    codes = [look_up(f"2001:db8:0:7:{number:x}::1").status_code for number in range(1, 8)]
+    assert codes == [404] * 5 + [400] * 2, "the addresses of a /64 network share one limit"
+    assert look_up("2001:db8:0:8::1").status_code == 404
+    assert look_up("198.51.100.9, 192.0.2.3").status_code == 404, "only the last address is from the proxy"
+    daemon.logged("pin.unknown", remote_ip="192.0.2.3")  # wait for the last line: it may follow the response
     addresses = {line["remote_ip"] for line in daemon.log_lines("pin.unknown")}
     assert {"192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:7:1::1"} <= addresses
     assert "198.51.100.9" not in addresses
@@ -198,8 +199,8 @@ def test_guessing_pins_and_tokens_is_limited(start_daemon: StartDaemon) -> None:
     assert guess("192.0.2.9", by="anna").status_code == 200
     assert [guess("192.0.2.9").status_code for _ in range(6)] == [401] * 4 + [429] * 2
     assert int(guess("192.0.2.9").headers["Retry-After"]) >= 1
-    assert guess("192.0.2.9", by="ben").status_code == 200, "right ones get through, the first time too"
-    assert guess("192.0.2.9").status_code == 429, "and do not end the wait of those who guess"
+    assert guess("192.0.2.9", by="ben").status_code == 200, "valid tokens are accepted, even when they are first used"
+    assert guess("192.0.2.9").status_code == 429, "a valid token does not end the limit for wrong ones"
     assert guess("192.0.2.8").status_code == 401
     signing_in = daemon.post(
         "/auth/token/authWithToken", {"session_token": "x"}, by=None, headers={"X-Forwarded-For": "192.0.2.9"}
@@ -218,13 +219,13 @@ def test_guessing_pins_and_tokens_is_limited(start_daemon: StartDaemon) -> None:
 def test_concurrent_guesses_have_the_same_limit_and_lock_nobody_out(storage: JSON, start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"failed_tokens": "5/minute"}, storage=storage)
     guesses = [f"guess {number} of a token that is long" for number in range(60)]
-    # One client: to make one reads all certificates of the machine.
+    # One client: creating a client reads all CA certificates of the machine.
     with ThreadPoolExecutor(60) as guessers:
-        asked = guessers.map(
+        answers = guessers.map(
             lambda token: daemon.get("/me", by=None, headers={"Session-id": token}),
             [*guesses[:30], daemon.tokens["anna"], *guesses[30:]],
         )
-        codes = Counter(answer.status_code for answer in asked)
+        codes = Counter(answer.status_code for answer in answers)
     assert codes == {200: 1, 401: 5, 429: 55}
 
 
@@ -243,11 +244,11 @@ def test_a_valid_token_is_accepted_from_an_address_at_its_limit(storage: JSON, s
     begun = sign_in("anna")
     daemon.restart()
     assert [me("an agent session that has ended") for _ in range(3)] == [401, 401, 429]
-    assert me(begun) == 200, "begun before the restart"
+    assert me(begun) == 200, "the agent session began before the restart"
     assert me(sign_in("ben")) == 200
     assert me(daemon.tokens["supervisor"]) == 200
     assert daemon.get("/auth/signout", by=None, headers={"Session-id": begun}).status_code == 200
-    assert me(begun) == 429, "no secret of anybody's any more"
+    assert me(begun) == 429, "after the sign-out, the secret is unknown"
 
 
 def test_a_guessable_token_is_refused_while_its_address_is_at_its_limit(start_daemon: StartDaemon) -> None:
@@ -258,14 +259,14 @@ def test_a_guessable_token_is_refused_while_its_address_is_at_its_limit(start_da
     ]
     daemon = start_daemon(limits={"failed_tokens": "2/minute"}, agents=agents)
 
-    def asked(token: str) -> list[int]:
+    def codes(token: str) -> list[int]:
         me = daemon.get("/me", by=None, headers={"Session-id": token})
         return [me.status_code, daemon.post("/auth/a/authWithToken", {"session_token": token}, by=None).status_code]
 
-    assert asked(word) == asked(long) == [200, 200]
-    assert asked("password") == [401, 401]
-    assert asked(word) == [429, 429], "nobody finds out that it is right"
-    assert asked(long) == [200, 200]
+    assert codes(word) == codes(long) == [200, 200]
+    assert codes("password") == [401, 401]
+    assert codes(word) == [429, 429], "the response does not show that the token is valid"
+    assert codes(long) == [200, 200]
 
 
 def test_a_forwarded_address_counts_only_from_a_trusted_proxy(start_daemon: StartDaemon) -> None:
@@ -274,19 +275,19 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(start_daemon: Star
     )
     # Addresses that a client could forge, and texts that are not addresses.
     forged = ("192.0.2.1", "192.0.2.2, 10.0.0.1", "10.0.0.1", "127.0.0.2", "::1", "unknown", "")
-    said = [{"X-Forwarded-For": address, "X-Real-IP": "192.0.2.8", "Forwarded": "for=192.0.2.9"} for address in forged]
-    pins = [daemon.get("/support/123456/meta", by=None, headers=headers).status_code for headers in said]
+    sent = [{"X-Forwarded-For": address, "X-Real-IP": "192.0.2.8", "Forwarded": "for=192.0.2.9"} for address in forged]
+    pins = [daemon.get("/support/123456/meta", by=None, headers=headers).status_code for headers in sent]
     assert pins == [404, 404, 400, 400, 400, 400, 400]
     me = [
-        daemon.get("/me", by=None, headers={"Session-id": f"guess {len(one)}", **one}).status_code for one in said[:2]
+        daemon.get("/me", by=None, headers={"Session-id": f"guess {len(one)}", **one}).status_code for one in sent[:2]
     ]
-    # Both doors have one count; and the secret of an agent session is guessed no better than a token.
+    # Calls and sign-ins share one count, so an agent session's secret is no easier to guess than a token.
     signing_in = [
         daemon.post("/auth/token/authWithToken", {"session_token": "guess"}, by=None, headers=headers).status_code
-        for headers in said
+        for headers in sent
     ]
     assert (me, signing_in) == ([401, 401], [401, 401, 429, 429, 429, 429, 429])
     for event in ("pin.unknown", "pin.limited", "auth.failed", "auth.limited"):
         daemon.logged(event)
         assert {line["remote_ip"] for line in daemon.log_lines(event)} == {"127.0.0.1"}
-    assert daemon.command("list").returncode == 0, "whoever comes in by the local socket never waits"
+    assert daemon.command("list").returncode == 0, "the local socket has no limit"

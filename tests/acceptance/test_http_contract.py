@@ -194,8 +194,8 @@ def test_a_reschedule_is_refused_for_a_version_that_if_match_does_not_list(daemo
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "If-Match"), odd
     lines = [("Session-id", daemon.token), ("If-Match", tag), ("If-Match", now)]
     answer = daemon.http.put(f"{daemon.url}/v3{one}", json={"startTime": later}, headers=lines)
-    assert answer.status_code == 200, "a list may be sent in several lines"
-    assert daemon.session(session["id"])["version"] == moved.json()["version"], "the same start: nothing recorded"
+    assert answer.status_code == 200, "a list may be split into several header lines"
+    assert daemon.session(session["id"])["version"] == moved.json()["version"], "an unchanged start is not recorded"
 
 
 def test_only_a_scheduled_session_can_be_rescheduled(daemon: Daemon) -> None:
@@ -220,12 +220,12 @@ def test_a_start_within_the_lead_time_opens_at_once(daemon: Daemon) -> None:
 
 
 def preflight(daemon: Daemon, origin: str) -> httpx.Response:
-    asked = {
+    headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "session-id,client-app,content-type",
     }
-    return daemon.call("OPTIONS", "/supportsessions", by=None, headers=asked)
+    return daemon.call("OPTIONS", "/supportsessions", by=None, headers=headers)
 
 
 def test_a_browser_may_call_from_a_configured_origin(daemon: Daemon) -> None:
@@ -276,15 +276,15 @@ def test_the_first_participant_makes_a_session_active_and_leaving_does_not_chang
     empty = daemon.session(session["id"])
     assert (empty["status"], empty["participants"]) == ("active", 0)
 
-    told = daemon.events(session["id"])
-    assert [event["type"] for event in told] == [
+    events = daemon.events(session["id"])
+    assert [event["type"] for event in events] == [
         "session.created", "session.active", "participant.joined", "participant.joined", "participant.left",
         "participant.left",
     ]  # fmt: skip
-    assert told[1]["participant"]["name"] == "Anna"
-    assert told[1]["previousStatus"] == "new"
-    assert [event["actor"] for event in told] == ["agent:32593", *["room:12"] * 5]
-    assert [event["stats"]["participants"] for event in told] == [0, 1, 1, 2, 1, 0]
+    assert events[1]["participant"]["name"] == "Anna"
+    assert events[1]["previousStatus"] == "new"
+    assert [event["actor"] for event in events] == ["agent:32593", *["room:12"] * 5]
+    assert [event["stats"]["participants"] for event in events] == [0, 1, 1, 2, 1, 0]
 
     daemon.join(session["id"])
     daemon.delete(one)
@@ -314,12 +314,12 @@ def test_a_participant_who_knocks_is_admitted_or_denied(daemon: Daemon) -> None:
 
     grace, ada = knock("Grace"), knock("Ada")
     assert (daemon.session(session["id"])["status"], daemon.session(session["id"])["participants"]) == ("new", 0)
-    for who, admitted in ((grace, True), (ada, False), (grace, True), (ada, False)):
-        answer = daemon.put(who, {"admitted": admitted}, by="room")
+    for path, admitted in ((grace, True), (ada, False), (grace, True), (ada, False)):
+        answer = daemon.put(path, {"admitted": admitted}, by="room")
         assert (answer.status_code, answer.json()) == (200, {"success": True})
     assert (daemon.session(session["id"])["status"], daemon.session(session["id"])["participants"]) == ("active", 1)
-    told = [(event["type"], event.get("participant", {}).get("name")) for event in daemon.events(session["id"])]
-    assert told == [
+    events = [(event["type"], event.get("participant", {}).get("name")) for event in daemon.events(session["id"])]
+    assert events == [
         ("session.created", None), ("participant.knocked", "Grace"), ("participant.knocked", "Ada"),
         ("session.active", "Grace"), ("participant.admitted", "Grace"), ("participant.joined", "Grace"),
         ("participant.denied", "Ada"),
@@ -369,11 +369,11 @@ def test_discovery_returns_the_active_sessions(daemon: Daemon) -> None:
 
     assert code == 200
     assert set(found) == {active["id"]}
-    told = found[active["id"]]
-    assert set(told) == {"id", "type", "ts", "servers"}
-    assert (told["id"], told["type"]) == (active["id"], "support")
-    assert isinstance(told["ts"], int)
-    assert set(told["servers"]["support"]) == {"region", "endpoint", "serverInstanceId"}
+    entry = found[active["id"]]
+    assert set(entry) == {"id", "type", "ts", "servers"}
+    assert (entry["id"], entry["type"]) == (active["id"], "support")
+    assert isinstance(entry["ts"], int)
+    assert set(entry["servers"]["support"]) == {"region", "endpoint", "serverInstanceId"}
     assert daemon.get("/discovery?").json() == {}
     assert daemon.get(f"/discovery?ids={ids}", by="anna").json() == {}
 
@@ -423,23 +423,25 @@ def test_a_history_is_paged(daemon: Daemon) -> None:
     for start in starts:
         daemon.put(f"/supportsession/{session['id']}", {"startTime": start})
     daemon.delete(f"/supportsession/{session['id']}")
-    told: list[JSON] = []
+    events: list[JSON] = []
     after = 0
     while True:
         page = daemon.get(f"/supportsession/{session['id']}/events?after={after}&limit=2").json()
         if not page["events"]:
             break
         assert page["next"] == page["events"][-1]["seq"]
-        told, after = told + page["events"], page["next"]
+        events, after = events + page["events"], page["next"]
     assert page["next"] == after
-    assert [event["type"] for event in told] == [
+    assert [event["type"] for event in events] == [
         "session.scheduled", "session.rescheduled", "session.rescheduled", "session.closed",
     ]  # fmt: skip
-    assert [event["seq"] for event in told] == sorted({event["seq"] for event in told})
-    assert len({event["eventId"] for event in told}) == 4
-    moves = [(event["previousStartTime"], event["startTime"]) for event in told[1:3]]
+    assert [event["seq"] for event in events] == sorted({event["seq"] for event in events})
+    assert len({event["eventId"] for event in events}) == 4
+    moves = [(event["previousStartTime"], event["startTime"]) for event in events[1:3]]
     assert moves == [(session["startTime"], starts[0]), (starts[0], starts[1])]
-    assert (told[3]["reason"], told[3]["status"], told[3]["previousStatus"]) == ("cancelled", "closed", "scheduled")
+    assert (events[3]["reason"], events[3]["status"], events[3]["previousStatus"]) == (
+        "cancelled", "closed", "scheduled",
+    )  # fmt: skip
 
 
 # --- operators --------------------------------------------------------------------------------------------------------
@@ -448,7 +450,7 @@ def test_a_history_is_paged(daemon: Daemon) -> None:
 def test_the_documentation_page_loads_nothing_from_other_servers(daemon: Daemon) -> None:
     page = daemon.http.get(f"{daemon.url}/docs")
     assert page.status_code == 200
-    assert "://" not in page.text, "nothing is loaded from elsewhere"
+    assert "://" not in page.text, "the page loads nothing from other servers"
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
         assert asset in page.text
         assert daemon.http.get(f"{daemon.url}/docs/assets/{asset}").status_code == 200

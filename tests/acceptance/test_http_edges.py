@@ -74,7 +74,7 @@ def test_a_close_is_refused_for_a_version_that_if_match_does_not_list(daemon: Da
     assert daemon.session(made["id"])["status"] == "scheduled"
     assert daemon.delete(one, headers={"If-Match": f'"7", "{moved}"'}).json() == {"success": True}
     again = daemon.delete(one, headers={"If-Match": f'"{moved}"'})
-    assert again.json() == {"success": True}, "the first answer may have been lost"
+    assert again.json() == {"success": True}, "closing again succeeds, as the first response may have been lost"
     other = daemon.make()["id"]
     assert daemon.delete(f"/supportsession/{other}", headers={"If-Match": "*"}).status_code == 200
     refused(daemon.delete("/supportsession/nobody", headers={"If-Match": "*"}), 404, 101404)
@@ -162,7 +162,7 @@ def test_a_base_url_may_end_in_a_slash(daemon: Daemon, description: JSON) -> Non
             answer = daemon.http.get(f"{daemon.url}{slashed}", headers={"Session-id": daemon.token})
             assert answer.status_code == right, slashed
     found = daemon.get("//crmlookup/a//b").json()
-    assert session["id"] in [row["id"] for row in found], "the key keeps its own"
+    assert session["id"] in [row["id"] for row in found], "the key keeps its double slash"
     for path in ("/v3/supportsession//", "/v3/auth//signout", "/v2//me"):
         assert daemon.http.get(f"{daemon.url}{path}", headers={"Session-id": daemon.token}).status_code == 404, path
 
@@ -184,15 +184,15 @@ KEYS_IN_A_PATH = (
 @pytest.mark.parametrize("key", KEYS_IN_NO_PATH)
 def test_an_external_mapping_that_clients_of_the_original_cannot_look_up_is_refused(daemon: Daemon, key: str) -> None:
     body = {"type": "live", "label": "A", "externalMapping": key, "parentObject": {"id": "1"}}
-    told = refused(daemon.post("/supportsessions", body), 400, 100400)
-    assert [fault["field"] for fault in told["errors"]] == ["externalMapping"]
-    assert "looked up as part of a path" in told["description"]
+    error = refused(daemon.post("/supportsessions", body), 400, 100400)
+    assert [fault["field"] for fault in error["errors"]] == ["externalMapping"]
+    assert "looked up as part of a path" in error["description"]
 
 
 @pytest.mark.parametrize("key", KEYS_IN_A_PATH)
 def test_an_external_mapping_is_found_by_a_client_that_encodes_it_as_browsers_do(daemon: Daemon, key: str) -> None:
     made = daemon.make(externalMapping=key, parentObject={"id": "1"})
-    # What a browser encodes of a path by itself; the client of the original adds the question mark.
+    # Encoded as a browser encodes a path by itself; the client of the original appends a question mark.
     found = raw(daemon, "GET", f"/v3/crmlookup/{quote(key, safe=SAFE_IN_PATHS)}?")[1]
     assert made["id"] in [row["id"] for row in found]
 
@@ -261,10 +261,10 @@ def test_requests_of_another_sites_page_do_not_count_towards_its_visitors_limit(
             refused(limited.get(f"/support/{number:06}/meta", by=None, headers=sent), 403, 100403)
             refused(limited.get("/me", by=None, headers=sent | {"Session-id": "wrong"}), 403, 100403)
     assert limited.get(f"/support/{pin}/meta", by=None).json()["pin"] == pin
-    told = limited.logged("http.cross_site")
+    line = limited.logged("http.cross_site")
     assert len(limited.log_lines("http.cross_site")) == 1
     assert limited.log_lines("pin.unknown") == limited.log_lines("auth.failed") == []
-    assert told["message"] == f"requests that pages of other sites sent from {told['remote_ip']}, refused: 1"
+    assert line["message"] == f"requests that pages of other sites sent from {line['remote_ip']}, refused: 1"
 
 
 def test_a_form_of_another_site_is_refused(limited: Daemon) -> None:
@@ -280,10 +280,10 @@ def test_followed_links_cors_requests_and_programs_are_not_refused_as_cross_site
         assert limited.get("/me", headers=headers).status_code == 200, headers
         assert limited.http.get(f"{limited.url}/docs", headers=headers).status_code == 200, headers
     assert limited.get("/me", headers=DESK).headers["Access-Control-Allow-Origin"] == "https://desk.example.com"
-    asked = {**DESK, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "session-id"}
-    preflight = limited.call("OPTIONS", "/supportsessions", by=None, headers=asked)
+    cors_headers = {**DESK, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "session-id"}
+    preflight = limited.call("OPTIONS", "/supportsessions", by=None, headers=cors_headers)
     assert (preflight.status_code, preflight.headers["Access-Control-Allow-Origin"]) == (200, DESK["Origin"])
-    stranger = limited.call("OPTIONS", "/supportsessions", by=None, headers={**asked, "Origin": FETCH["Origin"]})
+    stranger = limited.call("OPTIONS", "/supportsessions", by=None, headers={**cors_headers, "Origin": FETCH["Origin"]})
     assert fields(stranger) == {"Origin"}
 
 
@@ -309,15 +309,15 @@ def test_a_page_may_send_every_header_of_the_contract_and_read_every_one(daemon:
         "If-None-Match",
     }
     for sent in [*named, ",".join(sorted(named)).lower(), "session-id,last-event-id"]:
-        asked = {
+        cors_headers = {
             "Origin": "https://desk.example.com",
             "Access-Control-Request-Method": "GET",
             "Access-Control-Request-Headers": sent.lower(),
         }
-        answer = daemon.call("OPTIONS", "/events", by=None, headers=asked)
+        answer = daemon.call("OPTIONS", "/events", by=None, headers=cors_headers)
         assert answer.status_code == 200, (sent, answer.text)
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
-        asked["Access-Control-Request-Method"] = method
-        assert daemon.call("OPTIONS", "/events", by=None, headers=asked).status_code == 200, method
+        cors_headers["Access-Control-Request-Method"] = method
+        assert daemon.call("OPTIONS", "/events", by=None, headers=cors_headers).status_code == 200, method
     exposed = daemon.get("/me", headers={"Origin": "https://desk.example.com"}).headers["access-control-expose-headers"]
     assert set(exposed.split(", ")) >= {"ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"}

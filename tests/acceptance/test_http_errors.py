@@ -127,10 +127,10 @@ def test_all_errors_of_a_request_are_reported_at_once(daemon: Daemon) -> None:
     ids=str,
 )
 def test_an_error_contains_what_the_field_must_be(daemon: Daemon, body: dict[str, Any], message: str) -> None:
-    told = refused(daemon.post("/supportsessions", {"type": "live", "label": "A", **body}), 400, 100400)
-    assert message in told["description"]
-    told = refused(daemon.post("/supportsessions", ["A"]), 400, 100400)
-    assert told["errors"] == [{"field": "body", "message": "must be an object"}]
+    error = refused(daemon.post("/supportsessions", {"type": "live", "label": "A", **body}), 400, 100400)
+    assert message in error["description"]
+    error = refused(daemon.post("/supportsessions", ["A"]), 400, 100400)
+    assert error["errors"] == [{"field": "body", "message": "must be an object"}]
 
 
 def test_errors_of_headers_and_body_are_reported_together(daemon: Daemon) -> None:
@@ -164,9 +164,9 @@ def test_a_body_may_have_any_media_type_of_json(daemon: Daemon, content_type: st
 def test_a_body_of_another_media_type_is_415(daemon: Daemon, content_type: str) -> None:
     body = b'{"type": "live", "label": "A"}'
     answer = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
-    told = refused(answer, 415, 100415)
-    assert told["description"] == "The body must be JSON, with the header Content-Type: application/json"
-    assert "label" not in answer.text, "what was sent is not sent back"
+    error = refused(answer, 415, 100415)
+    assert error["description"] == "The body must be JSON, with the header Content-Type: application/json"
+    assert "label" not in answer.text, "the response does not repeat the body"
 
 
 def test_without_a_body_the_only_error_is_that_it_is_missing(daemon: Daemon) -> None:
@@ -240,7 +240,7 @@ def test_bad_input_is_refused_by_the_name_of_its_field(daemon: Daemon, body: dic
     before = daemon.get("/supportsessions?limit=1", by="lister").json()["count"]
     answer = daemon.post("/supportsessions", {"type": "live", "label": "A", **body}, by="lister")
     assert fields(answer) == {field}
-    assert daemon.get("/supportsessions?limit=1", by="lister").json()["count"] == before, "nothing half-made"
+    assert daemon.get("/supportsessions?limit=1", by="lister").json()["count"] == before, "no session was created"
 
 
 @pytest.mark.parametrize("days", [-700_000, -3000, -0.002, 731, 2_900_000])
@@ -328,8 +328,8 @@ def test_a_bad_idempotency_key_is_refused(daemon: Daemon, key: str) -> None:
 
 def test_a_body_that_is_too_large_is_413(daemon: Daemon) -> None:
     body = {"type": "live", "label": "A", "nonsense": "x" * 65536}
-    told = refused(daemon.post("/supportsessions", body), 413, 100413)
-    assert "65536" in told["description"]
+    error = refused(daemon.post("/supportsessions", body), 413, 100413)
+    assert "65536" in error["description"]
     chunks = (b" " * 1024 for _ in range(100))
     headers = {"Session-id": daemon.token, "Content-Type": "application/json"}
     streamed = daemon.http.post(f"{daemon.url}/v3/supportsessions", content=chunks, headers=headers)
@@ -341,15 +341,15 @@ def test_a_request_id_is_in_the_response_and_in_the_log(daemon: Daemon) -> None:
     sent = daemon.get("/me", headers={"X-Request-Id": "my-request.1"})
     assert sent.headers["X-Request-Id"] == "my-request.1"
     assert daemon.logged("http.request", request_id="my-request.1")["actor"] == "agent:32593"
-    drawn = daemon.get("/supportsession/nobody").headers["X-Request-Id"]
-    line = daemon.logged("http.request", request_id=drawn)
+    generated = daemon.get("/supportsession/nobody").headers["X-Request-Id"]
+    line = daemon.logged("http.request", request_id=generated)
     assert (line["code"], line["refcode"], line["method"]) == (404, 101404, "GET")
     assert line["route"] == "/v3/supportsession/{session_id}"
     forged = daemon.get("/me", headers={"X-Request-Id": "two lines\tand more"}).headers["X-Request-Id"]
     assert forged != "two lines\tand more"
     made = daemon.post("/supportsessions", {"type": "live", "label": "A"}, headers={"X-Request-Id": "making.1"})
-    told = daemon.logged("session.created", session_id=made.json()["id"])
-    assert told["request_id"] == "making.1"
+    line = daemon.logged("session.created", session_id=made.json()["id"])
+    assert line["request_id"] == "making.1"
 
 
 def test_every_response_has_its_security_and_cors_headers(daemon: Daemon) -> None:
@@ -370,7 +370,7 @@ def test_every_response_has_its_security_and_cors_headers(daemon: Daemon) -> Non
         "metrics": (daemon.http.get(f"{daemon.url}/metrics"), 401),
         "the page": (daemon.http.get(f"{daemon.url}/docs"), 200),
         "a script of the page": (daemon.http.get(f"{daemon.url}/docs/assets/swagger-ui-bundle.js"), 200),
-        "what the page has not": (daemon.http.get(f"{daemon.url}/docs/assets/nothing.js"), 404),
+        "an unknown asset of the page": (daemon.http.get(f"{daemon.url}/docs/assets/nothing.js"), 404),
         "the page by another method": (daemon.http.put(f"{daemon.url}/docs"), 405),
         "the description": (daemon.http.get(f"{daemon.url}/openapi.json"), 200),
     }
@@ -415,7 +415,7 @@ def test_the_page_runs_its_own_scripts_and_no_others(daemon: Daemon) -> None:
     assert policy["connect-src"] == "'self'"
     loaded = re.findall(r"""(?:src|href)="([^"]+)""" + '"', page.text)
     assert loaded
-    assert all(path.startswith("docs/assets/") for path in loaded), "relative: a proxy may take a path away"
+    assert all(path.startswith("docs/assets/") for path in loaded), "relative paths: a proxy may remove a prefix"
     assert not re.search(r"\son\w+=|javascript:", page.text)
 
 
@@ -454,7 +454,7 @@ def test_malformed_http_affects_no_other_client(daemon: Daemon, sent: bytes) -> 
 
 
 def test_after_all_tests_the_daemon_is_healthy_and_no_response_was_500(daemon: Daemon) -> None:
-    """No request of the tests before (of this worker) got a 500."""
+    """Check the log of all earlier tests of this worker."""
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.http.get(f"{daemon.url}/readyz").json()["ready"] is True

@@ -1,8 +1,9 @@
 """docs/install.md, pasted line by line into a machine with systemd: installation, operation and removal.
 
-test_systemd.py pastes the lines of "Secrets", as it has a PostgreSQL for them. This module pastes all others unchanged.
-The box reaches no network, so two things are replaced: `apt-get` only checks that the packages are installed, and the
-packages that pip would download are copied from the test environment first. pip still checks them against the lock.
+test_systemd.py pastes the lines of "Secrets", because it has a PostgreSQL server. This module pastes all others
+unchanged. The box reaches no network, so two things are replaced: `apt-get` only checks that the packages are
+installed, and the packages that pip would download are copied from the test environment first. pip still checks them
+against the lock.
 """
 
 import importlib.metadata
@@ -24,8 +25,8 @@ APT_GET = """#!/bin/sh
 CHECKOUT = "/root/checkout"
 PACKAGES = f"/opt/tminus/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 
-OURS = ("daemon", "systemd", "config", "README.md", "LICENSE", "pyproject.toml", "requirements.lock")
-"""What of the checkout is used."""
+COPIED = ("daemon", "systemd", "config", "README.md", "LICENSE", "pyproject.toml", "requirements.lock")
+"""The parts of the checkout that the page uses."""
 
 
 def locked() -> set[str]:
@@ -44,7 +45,7 @@ def box() -> Iterator[Box]:
             pytest.skip("NOT TESTED UNDER A REAL SYSTEMD: it needs ensurepip (Debian package python3-venv)")
         box.do("mkdir", "-p", PACKAGES, CHECKOUT)
         box.do("env", "--chdir=/srv/packages", "cp", "-a", f"--target-directory={PACKAGES}", *locked())
-        box.do("env", "--chdir=/srv/checkout", "cp", "-r", f"--target-directory={CHECKOUT}", *OURS)
+        box.do("env", "--chdir=/srv/checkout", "cp", "-r", f"--target-directory={CHECKOUT}", *COPIED)
         yield box
 
 
@@ -53,20 +54,20 @@ class Reader:
 
     def __init__(self, box: Box) -> None:
         self._box = box
-        self.ahead = shell_of("docs/install.md")
+        self.remaining = shell_of("docs/install.md")
 
     def skips(self, heading: str) -> None:
-        assert self.ahead.pop(0)[0] == heading
+        assert self.remaining.pop(0)[0] == heading
 
     def pastes(self, heading: str) -> str:
         """Run the next block, which must be below this heading; return its output."""
-        found, block = self.ahead.pop(0)
+        found, block = self.remaining.pop(0)
         assert found == heading
         return self._box.paste(block, CHECKOUT, PIP_CONFIG_FILE="/dev/null", PIP_NO_INDEX="1")
 
 
-def answers(box: Box, path: str, *more: str, at: str = "127.0.0.1:8710") -> str:
-    """Return the status of a response; 000 if no connection is established."""
+def status_code(box: Box, path: str, *more: str, at: str = "127.0.0.1:8710") -> str:
+    """Return the status code of a response; 000 if no connection is established."""
     return box.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *more, f"http://{at}{path}").stdout
 
 
@@ -82,7 +83,7 @@ def test_every_command_of_the_page_works_as_described(box: Box) -> None:
     assert "nothing wrong" in reader.pastes("Install")
     assert states(box, "tminus.service", "tminus.socket") == ["active", "active"]
     assert box.do("systemctl", "is-enabled", "tminus.service", "tminus.socket").split() == ["enabled", "enabled"]
-    said = reader.pastes("Install")
+    output = reader.pastes("Install")
     for seen in (
         "active (running)",
         '{"ready":true',
@@ -91,19 +92,19 @@ def test_every_command_of_the_page_works_as_described(box: Box) -> None:
         "\tscheduled\t",
         "ready, listening on ",
     ):
-        assert seen in said
+        assert seen in output
     token = reader.pastes("Install").strip()
-    assert answers(box, "/v3/me", "-H", f"Session-id: {token}") == "200"
+    assert status_code(box, "/v3/me", "-H", f"Session-id: {token}") == "200"
 
     reader.pastes("The listening sockets")
-    assert answers(box, "/readyz", at="127.0.0.2:8710") == "200"
+    assert status_code(box, "/readyz", at="127.0.0.2:8710") == "200"
     reader.pastes("The listening sockets")
     assert states(box, "tminus.service", "tminus.socket") == ["inactive", "inactive"]
-    assert answers(box, "/readyz") == "000"
+    assert status_code(box, "/readyz") == "000"
     box.do("systemctl", "start", "tminus.socket")
 
-    said = reader.pastes("Backups")
-    assert len(re.findall(r"^-rw------- 1 root root .* tminus-\w+\.db$", said, re.MULTILINE)) == 1
+    output = reader.pastes("Backups")
+    assert len(re.findall(r"^-rw------- 1 root root .* tminus-\w+\.db$", output, re.MULTILINE)) == 1
     assert states(box, "tminus-backup.timer") == ["active"]
     assert box.show("tminus-backup.timer", "Unit") == "tminus-backup.service"
     assert box.show("tminus-backup.timer", "NextElapseUSecRealtime") != ""
@@ -114,7 +115,7 @@ def test_every_command_of_the_page_works_as_described(box: Box) -> None:
     box.do("touch", f"{CHECKOUT}/build/lib/tminus/of_an_earlier_version.py")
     assert "nothing wrong" in reader.pastes("Upgrade")
     assert box.run("test", "-e", f"{PACKAGES}/tminus/of_an_earlier_version.py").returncode == 1
-    assert answers(box, "/readyz") == "200"
+    assert status_code(box, "/readyz") == "200"
     assert "Demo" in box.do("curl", "-s", "--unix-socket", "/run/tminus/tminus.sock", "http://local/v3/supportsessions")
 
     box.do("gpasswd", "--add", "nobody", "tminus")
@@ -125,4 +126,4 @@ def test_every_command_of_the_page_works_as_described(box: Box) -> None:
     for database in ("passwd", "group"):
         assert box.run("getent", database, "tminus").stdout == ""
 
-    assert reader.ahead == []
+    assert reader.remaining == []

@@ -65,7 +65,7 @@ def test_a_session_without_invitees_has_an_empty_list(daemon: Daemon) -> None:
         ("joe@example.com", "invitees", "list"),
     ],
 )
-def test_faults_are_named(daemon: Daemon, invitees: Any, field: str, message: str) -> None:
+def test_invalid_invitees_are_refused_by_field_name(daemon: Daemon, invitees: Any, field: str, message: str) -> None:
     status, answer = create(daemon, invitees=invitees)
 
     assert status == 400

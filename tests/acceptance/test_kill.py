@@ -18,19 +18,19 @@ from tests.support.waiting import eventually
 ROUNDS = 3
 CALLERS = 6
 PER_ROUND = 25
-"""Acknowledged changes after which it is killed, at whatever it is just doing."""
+"""Number of acknowledged changes after which the daemon is killed, whatever it is doing."""
 
 
 @dataclass
 class Known:
-    """A session as its caller knows it."""
+    """The state of a session according to the responses that its caller got."""
 
     id: str
     label: str
     start: str | None
-    """The last that was acknowledged; None for a session made for now."""
+    """The last acknowledged start; None for a session that was created to open at once."""
     unsure: set[str] = field(default_factory=set)
-    """Starts that were asked for after it, and that were neither acknowledged nor refused before it opened."""
+    """Later starts that may be stored: an attempt got no response, and the retry was refused with 409."""
     closed: bool = False
 
 
@@ -96,7 +96,7 @@ class Maker(threading.Thread):
         if answer.status_code == 200:
             one.start = start
             one.unsure.clear()
-        elif self.retried > before:  # an earlier try may have been done, then it opened
+        elif self.retried > before:  # an earlier attempt may have been executed before the session opened
             one.unsure.add(start)
 
     def _close(self, http: httpx.Client, one: Known) -> None:
@@ -125,7 +125,7 @@ def test_no_acknowledged_change_is_lost_and_none_is_made_twice(
         for maker in makers:
             maker.join(90)
     assert [maker.trouble for maker in makers if maker.trouble] == []
-    assert any(maker.retried for maker in makers), "it was killed while it was asked"
+    assert any(maker.retried for maker in makers), "the daemon was killed during requests"
     assert len(daemon.log_lines("daemon.ready")) == ROUNDS + 1
 
     known = {one.id: one for maker in makers for one in maker.known}
@@ -148,8 +148,8 @@ def test_no_acknowledged_change_is_lost_and_none_is_made_twice(
     assert set(sessions) == set(known)
     history: dict[str, list[JSON]] = {session_id: daemon.events(session_id) for session_id in known}
     for session_id, one in known.items():
-        session, told = sessions[session_id], history[session_id]
-        names = [event["type"] for event in told]
+        session, events = sessions[session_id], history[session_id]
+        names = [event["type"] for event in events]
         assert session["label"] == one.label
         assert session.get("startTime") == one.start or session.get("startTime") in one.unsure
         assert names[0] == ("session.scheduled" if one.start else "session.created")
@@ -157,17 +157,19 @@ def test_no_acknowledged_change_is_lost_and_none_is_made_twice(
         assert names.count("session.closed") == (session["status"] == "closed") == one.closed
         if session["openedAt"] and one.start:
             assert names.count("session.ready") == 1
-            ready = told[names.index("session.ready")]
+            ready = events[names.index("session.ready")]
             assert ready["startTime"] == session["startTime"]
             assert "session.rescheduled" not in names[names.index("session.ready") :]
         else:
             assert "session.ready" not in names
-        moved = [event["startTime"] for event in told if event["type"] in ("session.scheduled", "session.rescheduled")]
+        moved = [
+            event["startTime"] for event in events if event["type"] in ("session.scheduled", "session.rescheduled")
+        ]
         assert moved[-1:] == ([session["startTime"]] if one.start else [])
-    seqs = [event["seq"] for told in history.values() for event in told]
+    seqs = [event["seq"] for events in history.values() for event in events]
     assert len(seqs) == len(set(seqs))
     opened = [session_id for session_id in known if any(e["type"] == "session.ready" for e in history[session_id])]
-    assert len(opened) > ROUNDS, "many opened meanwhile"
+    assert len(opened) > ROUNDS, "many sessions opened during the test"
     pins = [row["pin"] for row in sessions.values() if row["pin"]]
     assert len(pins) == len(set(pins))
     assert all(row["pin"] for row in sessions.values() if row["type"] == "support" and row["status"] == "new")

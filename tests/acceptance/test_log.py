@@ -26,7 +26,7 @@ from tests.support.processes import TMINUS
 from tests.support.waiting import eventually
 
 KILLS = int(os.environ.get("TMINUS_TEST_KILLS", "3"))
-"""How often the daemon of the test of kills is killed: a hundred times where there is time for it."""
+"""Number of times that the test of kills kills its daemon. `make soak` sets it to 100."""
 
 SMALLEST_PIPE = 4096
 
@@ -75,7 +75,7 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
         for maker in makers:
             maker.join(10)
     assert daemon.terminate() == 0
-    daemon.start()  # a herd may have been too much for the second that a stop waits
+    daemon.start()  # a stop waits only one second for the log; this start logs the rest
     history = [event["seq"] for event in daemon.feed()]
     assert len(history) > 10 * KILLS
     eventually(lambda: events_of(daemon.log_lines())[-1]["seq"] >= history[-1])
@@ -87,15 +87,15 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
             runs.append([])
         elif "seq" in line:
             runs[-1].append(line["seq"])
-    assert all(run == sorted(set(run)) for run in runs), "within a run each is logged once, in order"
+    assert all(run == sorted(set(run)) for run in runs), "each run logs each event once, in order"
     logged = list(dict.fromkeys(seq for run in runs for seq in run))
     assert [seq for seq in logged if seq in set(history)] == history, "every event, in order"
     assert len(daemon.log_lines("daemon.crashed")) == KILLS
-    told = {line["seq"]: line for line in events_of(daemon.log_lines())}
+    lines = {line["seq"]: line for line in events_of(daemon.log_lines())}
     daemon.start()
-    # What has fallen due since then is another run's.
+    # Later events belong to another run: they are of sessions that have fallen due since then.
     for event in (event for event in daemon.feed() if event["seq"] <= history[-1]):
-        line = told[event["seq"]]
+        line = lines[event["seq"]]
         assert (line["event"], line["ts"], line["session_id"]) == (event["type"], event["ts"], event["id"])
 
 
@@ -119,20 +119,20 @@ def test_the_first_line_after_a_crash_reports_it_and_a_clean_stop_is_no_crash(ma
 
     # A restart of the host is distinguished from a kill of the process.
     daemon.kill()
-    mark = daemon.state / "tminus.run"
-    mark.write_text(json.dumps({**json.loads(mark.read_text()), "boot": "another"}))
+    run_file = daemon.state / "tminus.run"
+    run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "boot": "another"}))
     daemon.start()
     assert daemon.log_lines("daemon.crashed")[-1]["cause"] == "the host was restarted, or lost power"
     assert daemon.terminate() == 0
-    # Whatever stands in its place is no obstacle, and never written through.
+    # Any other content of the file does not prevent a start, and the daemon writes through no symbolic link.
     for text in (b"", b"\xff[[", b'{"pid": "1"}', b"[" * 5000):
-        mark.write_bytes(text)
+        run_file.write_bytes(text)
         daemon.start()
         assert "previous_pid" not in daemon.log_lines("daemon.crashed")[-1]
         assert daemon.terminate() == 0
     precious = daemon.home / "precious"
     precious.write_text("precious")
-    mark.symlink_to(precious)
+    run_file.symlink_to(precious)
     daemon.start()
     assert daemon.terminate() == 0
     assert precious.read_text() == "precious"
@@ -182,7 +182,7 @@ def metric(daemon: Daemon, name: str) -> float:
 
 
 class Piped:
-    """Reads the standard output of a daemon, or stops reading it."""
+    """Starts a daemon whose standard output is a small pipe, and reads one line of it per call of `read`."""
 
     def __init__(self, daemon: Daemon) -> None:
         reading, writing = os.pipe()
@@ -237,8 +237,8 @@ def test_while_nobody_reads_the_log_requests_are_served_and_events_are_logged_la
         ]:
             pipe.read()
         assert [line["seq"] for line in events_of(pipe.lines)] == history
-        [told] = [line for line in pipe.lines if line["event"] == "log.dropped"]
-        assert told["lines"] >= dropped > 0
+        [dropped_line] = [line for line in pipe.lines if line["event"] == "log.dropped"]
+        assert dropped_line["lines"] >= dropped > 0
         daemon.signal(signal.SIGTERM)
         while pipe.lines[-1]["event"] != "daemon.stopped":
             pipe.read()
@@ -312,7 +312,7 @@ def test_two_daemons_each_log_every_event_and_a_killed_one_continues_after_its_l
     make_daemon: StartDaemon, sections: dict[str, Section]
 ) -> None:
     one, two = (make_daemon(**sections) for _ in range(2))
-    both: Callable[[], list[list[int]]] = lambda: [  # noqa: E731 - that is all it is
+    both: Callable[[], list[list[int]]] = lambda: [  # noqa: E731 - one expression
         list(dict.fromkeys(line["seq"] for line in events_of(daemon.log_lines()))) for daemon in (one, two)
     ]
     for daemon in (one, two):
@@ -327,7 +327,7 @@ def test_two_daemons_each_log_every_event_and_a_killed_one_continues_after_its_l
     eventually(lambda: [seqs[-1] for seqs in both()] == [5, 5])
     first, second = both()
     assert first == [1, 2, 3, 4, 5]
-    assert second in (first, first[1:]), "it began when there was a first event, which the other log has or will have"
+    assert second in (first, first[1:]), "the second daemon started after the first event, which the first daemon logs"
     assert len({line["instance"] for daemon in (one, two) for line in daemon.log_lines()}) == 3
     for daemon in (one, two):
         assert daemon.terminate() == 0

@@ -27,58 +27,60 @@ RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case C
 
 
 @pytest.fixture(scope="module")
-def asked() -> Iterator[Daemon]:
+def limited() -> Iterator[Daemon]:
     yield from shared(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
 
 
-def test_every_line_about_a_session_has_its_label_and_record(asked: Daemon) -> None:
+def test_every_line_about_a_session_has_its_label_and_record(limited: Daemon) -> None:
     body = {"label": "Łódź", "externalMapping": "CS0010001", "parentObject": RECORD}
-    made = asked.make(type="support", startTime=from_now(minutes=30), **body)
+    made = limited.make(type="support", startTime=from_now(minutes=30), **body)
     moved = from_now(minutes=40)
-    asked.put(f"/supportsession/{made['id']}", {"startTime": moved})
-    line = asked.logged("session.rescheduled", session_id=made["id"])
+    limited.put(f"/supportsession/{made['id']}", {"startTime": moved})
+    line = limited.logged("session.rescheduled", session_id=made["id"])
     assert (line["label"], line["session_type"], line["owner"]) == ("Łódź", "support", line["actor"])
     assert (line["external_key"], line["record_table"], line["record_id"], line["record_name"]) == (
         "CS0010001", RECORD["type"], RECORD["id"], RECORD["name"],
     )  # fmt: skip
-    assert (line["previous_start"], line["start"]) == (made["startTime"], asked.session(made["id"])["startTime"])
-    now = asked.make(type="support", label="now", **{name: body[name] for name in ("externalMapping", "parentObject")})
-    asked.join(now["id"], name="Grace")
-    joined = asked.logged("participant.joined", session_id=now["id"])
+    assert (line["previous_start"], line["start"]) == (made["startTime"], limited.session(made["id"])["startTime"])
+    now = limited.make(
+        type="support", label="now", **{name: body[name] for name in ("externalMapping", "parentObject")}
+    )
+    limited.join(now["id"], name="Grace")
+    joined = limited.logged("participant.joined", session_id=now["id"])
     assert (joined["participant_name"], joined["record_name"]) == ("Grace", "Case CS0010001")
-    asked.delete(f"/supportsession/{now['id']}")
-    closed = asked.logged("session.closed", session_id=now["id"])
+    limited.delete(f"/supportsession/{now['id']}")
+    closed = limited.logged("session.closed", session_id=now["id"])
     by = f"{closed['actor_name']} ({closed['actor'].replace(':', ' ')})"
     assert closed["actor_name"] == line["actor_name"] == line["owner_name"]
     assert closed["message"].endswith(f"was closed by {by}")
-    assert [event["actorName"] for event in asked.events(now["id"]) if event["type"] == "session.closed"] == [
+    assert [event["actorName"] for event in limited.events(now["id"]) if event["type"] == "session.closed"] == [
         closed["actor_name"]
     ]
-    assert re.search(rf"closed by\t{re.escape(by)}", asked.command("show", now["id"]).stdout)
+    assert re.search(rf"closed by\t{re.escape(by)}", limited.command("show", now["id"]).stdout)
 
 
-def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(asked: Daemon) -> None:
+def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(limited: Daemon) -> None:
     headers = {"Idempotency-Key": "once", "X-Request-Id": "first.1"}
-    made = asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=headers).json()
+    made = limited.post("/supportsessions", {"type": "live", "label": "A"}, headers=headers).json()
     again = {**headers, "X-Request-Id": "again.1"}
-    assert asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=again).json()["id"] == made["id"]
-    line = asked.logged("http.request", request_id="again.1")
+    assert limited.post("/supportsessions", {"type": "live", "label": "A"}, headers=again).json()["id"] == made["id"]
+    line = limited.logged("http.request", request_id="again.1")
     assert (line["session_id"], line["replayed"], line["label"]) == (made["id"], "yes", "A")
     other = {"type": "support", "label": "B", "externalMapping": "CS7", "parentObject": RECORD}
-    refused = asked.post("/supportsessions", other, headers={**headers, "X-Request-Id": "refused.1"})
+    refused = limited.post("/supportsessions", other, headers={**headers, "X-Request-Id": "refused.1"})
     assert not refused.is_success
-    line = asked.logged("http.request", request_id="refused.1")
+    line = limited.logged("http.request", request_id="refused.1")
     assert (line["label"], line["external_key"], line["record_name"]) == ("B", "CS7", RECORD["name"])
     assert line["error"] in line["message"]
     assert line["error"] == refused.json()["description"]
-    asked.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
-    assert asked.logged("http.request", request_id="read.1")["session_id"] == made["id"]
-    assert asked.command("list").returncode == 0
-    asked.get("/me", headers={"X-Request-Id": "last.1"})
-    asked.logged("http.request", request_id="last.1")
-    lines = asked.log_lines("http.request")
+    limited.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
+    assert limited.logged("http.request", request_id="read.1")["session_id"] == made["id"]
+    assert limited.command("list").returncode == 0
+    limited.get("/me", headers={"X-Request-Id": "last.1"})
+    limited.logged("http.request", request_id="last.1")
+    lines = limited.log_lines("http.request")
     assert not [line for line in lines if line["request_id"] == "first.1" or line["remote_ip"] == "local"]
-    assert asked.logged("session.created", request_id="first.1")["session_id"] == made["id"]
+    assert limited.logged("session.created", request_id="first.1")["session_id"] == made["id"]
 
 
 def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it_is_used(
@@ -86,7 +88,7 @@ def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it
 ) -> None:
     daemon = start_daemon()
     token = daemon.tokens["anna"]
-    mark = sha256(token.encode()).hexdigest()[:12]
+    fingerprint = sha256(token.encode()).hexdigest()[:12]
     text = daemon.config.read_text()
     daemon.config.write_text(text.replace(agents_toml(), agents_toml().split("[[agents]]\nid = 7", maxsplit=1)[0]))
     daemon.signal(signal.SIGHUP)
@@ -95,15 +97,15 @@ def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it
     assert daemon.get("/me", by=None, headers={"Session-id": "x" * 40}).status_code == 401
     failed = eventually(lambda: daemon.log_lines("auth.failed")[:2] if daemon.log_lines("auth.failed")[1:] else [])
     assert [line["token_state"] for line in failed] == ["revoked", "unknown"]
-    assert failed[0]["token"] == mark
-    [changed] = [line for line in daemon.log_lines("config.changed") if mark in line.get("old", "")]
+    assert failed[0]["token"] == fingerprint
+    [changed] = [line for line in daemon.log_lines("config.changed") if fingerprint in line.get("old", "")]
     assert (changed["key"], changed["agent_name"]) == ("agents[7].token_sha256", "Anna Agent")
     assert token[:8] not in daemon.log.read_text()
 
 
 def test_a_revoked_token_is_named_although_its_address_has_guessed_too_often(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"failed_tokens": "2/hour"})
-    mark = sha256(daemon.tokens["anna"].encode()).hexdigest()[:12]
+    fingerprint = sha256(daemon.tokens["anna"].encode()).hexdigest()[:12]
     text = daemon.config.read_text()
     daemon.config.write_text(text.replace(agents_toml(), agents_toml().split("[[agents]]\nid = 7", maxsplit=1)[0]))
     daemon.signal(signal.SIGHUP)
@@ -111,43 +113,43 @@ def test_a_revoked_token_is_named_although_its_address_has_guessed_too_often(sta
     codes = [daemon.get("/me", by=None, headers={"Session-id": f"{number:040}"}).status_code for number in range(3)]
     assert codes == [401, 401, 429]
     assert daemon.get("/me", by="anna").status_code == 429
-    line = daemon.logged("auth.limited", token=mark)
+    line = daemon.logged("auth.limited", token=fingerprint)
     assert line["token_state"] == "revoked"
-    assert f"among them revoked token {mark}" in line["message"]
-    assert "token" not in daemon.log_lines("auth.limited")[0], "an unknown token is nobody's"
+    assert f"among them revoked token {fingerprint}" in line["message"]
+    assert "token" not in daemon.log_lines("auth.limited")[0], "the line has no fingerprint of an unknown token"
 
 
 def test_a_pin_that_was_found_after_wrong_ones_is_in_the_log(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(server={"trusted_proxies": ["127.0.0.0/8"]})
     made = daemon.make(type="support", label="Printer")
 
-    def look(pin: str, address: str) -> int:
+    def look_up(pin: str, address: str) -> int:
         headers = {"X-Forwarded-For": address}
         return int(daemon.get(f"/support/{pin}/meta", by=None, headers=headers).status_code)
 
     wrong = next(pin for pin in ("123456", "234567") if pin != str(made["pin"]))
-    assert [look(pin, "192.0.2.1") for pin in (str(made["pin"]), wrong, wrong)] == [200, 404, 404]
-    assert look(str(made["pin"]), "192.0.2.2") == 200
-    assert look(str(made["pin"]), "192.0.2.1") == 200
+    assert [look_up(pin, "192.0.2.1") for pin in (str(made["pin"]), wrong, wrong)] == [200, 404, 404]
+    assert look_up(str(made["pin"]), "192.0.2.2") == 200
+    assert look_up(str(made["pin"]), "192.0.2.1") == 200
     line = daemon.logged("pin.found")
     assert (line["session_id"], line["label"], line["wrong"]) == (made["id"], "Printer", 2)
     assert [found["remote_ip"] for found in daemon.log_lines("pin.found")] == ["192.0.2.1"]
     assert str(made["pin"]) not in line["message"]
 
 
-def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_lines(asked: Daemon) -> None:
-    asked.get("/me")
-    before = len(asked.log_lines())
-    size = asked.log.stat().st_size
+def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_lines(limited: Daemon) -> None:
+    limited.get("/me")
+    before = len(limited.log_lines())
+    size = limited.log.stat().st_size
     for number in range(150):
-        asked.get("/me", by=None, headers={"Session-id": f"{number:040}"})
-        asked.get(f"/support/{number:06}/meta", by=None)
-        asked.get(f"/nothing/{number}", by=None)
-        asked.call("BREW", "/me", by=None)
-    asked.get("/me", headers={"X-Request-Id": "after.1"})
-    asked.logged("http.request", request_id="after.1")
-    assert len(asked.log_lines()) - before < 10, "600 requests"
-    assert asked.log.stat().st_size - size < 5000
+        limited.get("/me", by=None, headers={"Session-id": f"{number:040}"})
+        limited.get(f"/support/{number:06}/meta", by=None)
+        limited.get(f"/nothing/{number}", by=None)
+        limited.call("BREW", "/me", by=None)
+    limited.get("/me", headers={"X-Request-Id": "after.1"})
+    limited.logged("http.request", request_id="after.1")
+    assert len(limited.log_lines()) - before < 10, "few lines for 600 requests"
+    assert limited.log.stat().st_size - size < 5000
 
 
 def test_a_lock_is_logged_while_it_lasts_and_named_as_the_cause_of_late_transitions(start_daemon: StartDaemon) -> None:
@@ -198,6 +200,7 @@ def test_a_pause_of_the_process_is_logged_with_its_length_as_the_cause_of_late_t
 
 
 HERD = 12_000
+"""Number of sessions that fall due at once."""
 
 
 def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
@@ -214,16 +217,16 @@ def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
     receiver.answer = status(500)
     made = [daemon.make()["id"] for _ in range(3)]
     oldest = daemon.logged("session.created", session_id=made[0])
-    beat = daemon.logged("daemon.heartbeat", undelivered={"desk": 3}, undelivered_events=3)
-    assert beat["oldest_undelivered"] == oldest["ts"]
-    assert f"3 events waiting for desk, the oldest since {oldest['ts']}" in beat["message"]
+    heartbeat = daemon.logged("daemon.heartbeat", undelivered={"desk": 3}, undelivered_events=3)
+    assert heartbeat["oldest_undelivered"] == oldest["ts"]
+    assert f"3 events waiting for desk, the oldest since {oldest['ts']}" in heartbeat["message"]
 
-    with tables_of(daemon) as herd:
-        multiply(herd, template, HERD)
+    with tables_of(daemon) as tables:
+        multiply(tables, template, HERD)
         past = {"past": time.time_ns() // 1_000_000 - 1000}
-        herd.execute(text("UPDATE session SET due_at = :past WHERE status = 'scheduled'"), past)
+        tables.execute(text("UPDATE session SET due_at = :past WHERE status = 'scheduled'"), past)
     causes = eventually(lambda: daemon.log_lines("clock.late"))
-    # On a slow machine the insertion above has held up a write of the daemon for a second.
+    # On a slow machine, the insertion above may hold up a write of the daemon for a second.
     assert {line["cause"] for line in causes} <= {"load", "write held up"}
 
     refused = 0
@@ -239,9 +242,9 @@ def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
     assert daemon.terminate() == 0
 
 
-def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daemon) -> None:
-    """Checks all lines of the tests before."""
-    lines: list[JSON] = asked.log_lines()
+def test_every_line_has_the_fields_of_the_catalogue_with_their_types(limited: Daemon) -> None:
+    """Check all lines of the earlier tests."""
+    lines: list[JSON] = limited.log_lines()
     for line in lines:
         assert tuple(line)[: len(HEAD)] == HEAD
         assert not unexpected_fields(line), line

@@ -47,8 +47,8 @@ def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) ->
         }  # fmt: skip
         listed = json.loads(daemon.command("webhooks", "list", "--json").stdout)["webhooks"]
         assert [(one["name"], one["url"]) for one in listed] == [("mail", f"smtp://127.0.0.1:{server.port}")]
-        told = daemon.command("webhooks", "deliveries", "mail", "--json").stdout
-        assert len(json.loads(told)["deliveries"]) == 9
+        deliveries = daemon.command("webhooks", "deliveries", "mail", "--json").stdout
+        assert len(json.loads(deliveries)["deliveries"]) == 9
         assert "answered 250" in daemon.command("webhooks", "ping", "mail").stdout
         metrics = daemon.http.get(
             daemon.url + "/metrics", headers={"Authorization": f"Bearer {daemon.tokens['monitor']}"}
@@ -57,14 +57,14 @@ def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) ->
         daemon.logged("mail.sent", session_id=session["id"], invitee=3)
         for shown in (
             daemon.log.read_text(),
-            told,
+            deliveries,
             metrics,
             daemon.get(f"/supportsession/{session['id']}/events").text,
         ):
             assert "guest" not in shown.replace('"guest"', "")
 
 
-def test_an_agent_cannot_cause_any_number_of_mails(start_daemon: StartDaemon) -> None:
+def test_the_number_of_mails_that_an_agent_causes_is_limited(start_daemon: StartDaemon) -> None:
     with MailServer() as server:
         daemon = start_daemon(mail=mail(server), limits={"mails_per_agent": "4/hour"})
         session = daemon.make(startTime=from_now(days=1), invitees=GUESTS)
@@ -92,7 +92,7 @@ def test_reminders_are_mailed(start_daemon: StartDaemon) -> None:
 
 
 def test_a_kill_before_the_answer_is_stored_sends_no_mail_twice(start_daemon: StartDaemon) -> None:
-    """The log says that the fate of the mail in flight is unknown; all others are sent once."""
+    """The daemon logs that the result of the mail in flight is unknown. It sends each of the others once."""
     with MailServer() as server:
         server.texts = ["250 OK", hang, "250 OK"]
         daemon = start_daemon(mail=mail(server))
@@ -124,7 +124,7 @@ def test_kills_at_random_send_no_mail_twice(start_daemon: StartDaemon) -> None:
         ids = Counter(one.message["Message-ID"] for one in server.mails)
         assert max(ids.values()) == 1
         assert made - len(ids) <= len(daemon.log_lines("mail.unknown")) <= 4, (
-            "at most one mail is in doubt after a kill"
+            "after each kill, the result of at most one mail is unknown"
         )
 
 

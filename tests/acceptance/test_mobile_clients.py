@@ -28,7 +28,7 @@ def post(daemon: Daemon, path: str, body: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize("base", ["/v3", "/api/v3"])
-def test_the_live_client_comes_from_a_pin_to_the_server_of_the_session(daemon: Daemon, base: str) -> None:
+def test_the_live_client_finds_the_server_of_a_session_by_its_pin(daemon: Daemon, base: str) -> None:
     session = daemon.make(type="support", userDescription="Anna")
     found = get(daemon, f"{base}/support/{session['pin']}/metadata").json()
     needed = ("id", "type", "status", "userDescription", "expiresAt", "OrganizationId")
@@ -47,7 +47,7 @@ def test_the_live_client_comes_from_a_pin_to_the_server_of_the_session(daemon: D
         "endpoint": daemon.url,
         "serverInstanceId": server["serverInstanceId"],
     }
-    assert daemon.session(session["id"])["status"] == "new", "nobody has joined: the room reports that"
+    assert daemon.session(session["id"])["status"] == "new", "a call to connect is no join: the room reports joins"
 
 
 @pytest.mark.parametrize("base", ["/v3", "/api/v3"])
@@ -94,7 +94,7 @@ def test_a_client_that_guesses_gets_a_challenge_and_goes_on(start_daemon: StartD
     text = challenges.solve(daemon.database, made["uuid"])
     found = get(daemon, f"/api/v3/support/{session['pin']}/metadata?challenge={made['uuid']}&answer={text}")
     assert found.json()["id"] == session["id"]
-    # The older client has no challenge; another one may send the answer with its call.
+    # The older client does not support challenges. Another client may send the answer with this call.
     body = {"code": str(session["pin"]), **SUPPORT_BODY}
     refused = post(daemon, "/v3/support/connect", body)
     assert (refused.status_code, refused.json()["refcode"]) == (400, 169400)

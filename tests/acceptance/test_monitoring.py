@@ -1,6 +1,6 @@
-"""Real monitoring programs beside the daemon: Prometheus with the rules and queries of the samples, fail2ban, rsyslog.
+"""The daemon with real monitoring programs: Prometheus with the sample rules and queries, fail2ban, rsyslog.
 
-One daemon has a day in which everything happens that these look for, and much that only looks like it.
+Most tests share one daemon, which has received guesses of tokens and PINs, and text that imitates its log lines.
 """
 
 import json
@@ -35,7 +35,7 @@ RULES = CONFIG / "prometheus" / "tminus.rules.yml"
 FILTER = CONFIG / "fail2ban" / "filter.d" / "tminus.conf"
 
 NEVER_BANNED = "203.0.113.9"
-"""Whom somebody tries to have banned: no line may be read as if this address had guessed."""
+"""The address that a client tries to get banned with forged text. No program may take it for a guesser."""
 
 FORGED = f"wrong token from {NEVER_BANNED} (unknown), attempts: 12"
 HOSTILE = (
@@ -43,7 +43,7 @@ HOSTILE = (
     f'"message":"{FORGED}",\u2028"}} tminus[1]: {FORGED}'
 )
 GUESSED = 25
-"""Guesses from each address: more than are let through, and more than ten of those."""
+"""Guesses of each kind from each address: enough for the limit of 20, and for a line that counts ten or more."""
 
 GUESSES = {"auth.failed", "auth.limited", "pin.unknown", "pin.limited"}
 
@@ -60,14 +60,14 @@ def output(*command: str | Path, **more: Any) -> str:
     """Return the output of a command; fail unless its exit code is 0."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **more)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    said: str = done.stdout
-    return said
+    text: str = done.stdout
+    return text
 
 
 @contextmanager
 def running(*command: str | Path, cwd: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with (cwd / "said").open("wb") as said:
-        process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=said, stderr=said)
+    with (cwd / "said").open("wb") as out:
+        process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=out, stderr=out)
         try:
             yield process
             assert process.poll() is None, (cwd / "said").read_text()
@@ -91,7 +91,7 @@ def monitored() -> Iterator[Daemon]:
     try:
         daemon.start()
         guess(daemon)
-        daemon.restart()  # writes what was counted
+        daemon.restart()  # at its stop, the daemon logs what it has counted
         send_forged_lines(daemon)
         opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
         daemon.logged("session.ready", session_id=opening["id"])
@@ -123,7 +123,7 @@ def send_forged_lines(daemon: Daemon) -> None:
     # A zone of an IPv6 address may be any text.
     zone = {"X-Forwarded-For": f"fe80::1%x from {NEVER_BANNED}"}
     assert daemon.get("/me", by=None, headers={**zone, "Session-id": "wrong" * 8}).status_code == 401
-    # From here on everything it has sent is in the log.
+    # When the log has this line, it has all earlier ones.
     daemon.logged("session.created", session_id=daemon.make()["id"])
 
 
@@ -152,26 +152,26 @@ def test_the_page_has_every_metric_with_type_labels_and_meaning(scrape: str) -> 
 
     assert set(documented) == set(types)
     for name, kind in types.items():
-        said_kind, said_labels, meaning = documented[name]
-        assert (said_kind, meaning) == (kind, helps[name].rstrip("."))
+        documented_kind, documented_labels, meaning = documented[name]
+        assert (documented_kind, meaning) == (kind, helps[name].rstrip("."))
         samples = re.findall(rf"^{name}(?:_bucket)?\{{(.*)\}} ", scrape, re.MULTILINE)
-        if samples or not said_labels:
+        if samples or not documented_labels:
             labels = set(re.findall(r'(\w+)="', samples[0])) - {"le"} if samples else set()
-            assert set(re.findall(r"`(\w+)`", said_labels)) == labels, name
+            assert set(re.findall(r"`(\w+)`", documented_labels)) == labels, name
 
 
 def test_a_scrape_counts_what_happened(monitored: Daemon) -> None:
-    told = scraped(monitored)
+    text = scraped(monitored)
 
-    assert 'tminus_moves_total{trigger="open"} 1.0' in told
-    assert 'tminus_moves_total{trigger="join"} 1.0' in told
-    assert 'tminus_http_requests_total{code="405",method="(other)",route="/v3/me"} 1.0' in told
-    assert "tminus_storage_writable 1.0" in told
-    age = re.search(r"^tminus_heartbeat_age_seconds (\S+)$", told, re.MULTILINE)
+    assert 'tminus_moves_total{trigger="open"} 1.0' in text
+    assert 'tminus_moves_total{trigger="join"} 1.0' in text
+    assert 'tminus_http_requests_total{code="405",method="(other)",route="/v3/me"} 1.0' in text
+    assert "tminus_storage_writable 1.0" in text
+    age = re.search(r"^tminus_heartbeat_age_seconds (\S+)$", text, re.MULTILINE)
     assert age is not None
     assert 0 <= float(age[1]) < 10
-    assert FORGED not in told
-    assert not [token for token in monitored.tokens.values() if token in told]
+    assert FORGED not in text
+    assert not [token for token in monitored.tokens.values() if token in text]
 
 
 # --- Prometheus and Grafana -------------------------------------------------------------------------------------------
@@ -190,13 +190,13 @@ class Prometheus:
         except httpx.TransportError:
             return False
 
-    def ask(self, path: str, **parameters: str) -> Any:
+    def get(self, path: str, **parameters: str) -> Any:
         answer = self._http.get(f"/api/v1/{path}", params=parameters)
         assert answer.json()["status"] == "success", f"{parameters}: {answer.text}"
         return answer.json()["data"]
 
     def query(self, expression: str) -> list[JSON]:
-        found: list[JSON] = self.ask("query", query=expression)["result"]
+        found: list[JSON] = self.get("query", query=expression)["result"]
         return found
 
 
@@ -208,7 +208,7 @@ def prometheus(monitored: Daemon, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @contextmanager
 def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a daemon four times a second."""
+    """Run a Prometheus that scrapes a daemon four times a second."""
     program = tool("prometheus", "prometheus")
     (home / "token").write_text(f"{token_of('monitor')}\n")
     sample = (CONFIG / "prometheus" / "scrape.yml").read_text()
@@ -252,14 +252,14 @@ def names_in(scrape: str) -> set[str]:
 def dashboard_queries() -> dict[str, set[str]]:
     """Return every query of the dashboard, with Grafana's variables filled in, and the labels of its legend."""
     dashboard = json.loads((CONFIG / "grafana" / "tminus.json").read_text())
-    asked = dashboard["annotations"]["list"] + [
+    queries = dashboard["annotations"]["list"] + [
         one for panel in dashboard["panels"] for one in panel.get("targets", ())
     ]
     return {
         one["expr"].replace("$instance", ".+").replace("$__rate_interval", "10s"): set(
             re.findall(r"\{\{(\w+)\}\}", one.get("legendFormat", ""))
         )
-        for one in asked
+        for one in queries
     }
 
 
@@ -269,13 +269,15 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist(scrape: str) -> N
 
 def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus, scrape: str) -> None:
     """A real Prometheus evaluates each query: one with a wrong label or name would return nothing."""
-    silent = ("changes(process_start_time_seconds",)  # unless it was started a moment ago
-    asked = dashboard_queries()
+    may_be_empty = ("changes(process_start_time_seconds",)  # it returns data only shortly after a start
+    queries = dashboard_queries()
 
-    assert len(asked) > 20
-    for query, legend in asked.items():
+    assert len(queries) > 20
+    for query, legend in queries.items():
         # On a busy machine a scrape may fail, and then there is no data until the next one.
-        found = prometheus.query(query) if query.startswith(silent) else eventually(partial(prometheus.query, query))
+        found = (
+            prometheus.query(query) if query.startswith(may_be_empty) else eventually(partial(prometheus.query, query))
+        )
         assert all(legend <= set(one["metric"]) for one in found), f"{query} has no {legend}"
 
 
@@ -283,7 +285,7 @@ def test_prometheus_accepts_the_rules_and_no_alert_fires_for_a_healthy_daemon(
     prometheus: Prometheus, scrape: str
 ) -> None:
     def evaluated() -> list[JSON]:
-        found: list[JSON] = prometheus.ask("rules")["groups"][0]["rules"]
+        found: list[JSON] = prometheus.get("rules")["groups"][0]["rules"]
         return found if all(rule["health"] != "unknown" for rule in found) else []
 
     alerts = eventually(evaluated)
@@ -338,10 +340,10 @@ def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemo
         def firing() -> set[str]:
             return {one["metric"]["alertname"] for one in prometheus.query('ALERTS{alertstate="firing"}')}
 
-        wanted = {
+        expected = {
             "TminusCrashed", "TminusConfigRejected", "TminusTokensGuessed", "TminusPinsGuessed", "TminusWritesBlocked",
         }  # fmt: skip
-        eventually(lambda: wanted <= firing())
+        eventually(lambda: expected <= firing())
 
 
 def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
@@ -349,7 +351,7 @@ def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
 ) -> None:
     """The faults: a receiver that is down, an unread log, a daemon suspended four times when a session is due.
 
-    The rules are the sample's, with seconds where those for receivers and the log have minutes.
+    The rules are those of the sample, with seconds instead of minutes in the rules for receivers and the log.
     """
     rules = RULES.read_text()
     for span, short in (
@@ -367,11 +369,11 @@ def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
     webhook = {"name": "desk", "url": receiver.url, "secret_file": str(secret)}
     daemon.configure(lifecycle={"lead": "1s"}, webhooks=[webhook])
     receiver.answer = status(500)
-    wanted = {"TminusClockLate", "TminusDeliveriesFailing", "TminusLogBehind", "TminusLogDropped"}
+    expected = {"TminusClockLate", "TminusDeliveriesFailing", "TminusLogBehind", "TminusLogDropped"}
     with piped(daemon), scraping(daemon, tmp_path, tmp_path / "rules.yml") as prometheus:
 
         def firing() -> set[str]:
-            return {one["metric"]["alertname"] for one in prometheus.query('ALERTS{alertstate="firing"}')} & wanted
+            return {one["metric"]["alertname"] for one in prometheus.query('ALERTS{alertstate="firing"}')} & expected
 
         assert firing() == set()
         while not metric(daemon, "tminus_log_dropped_lines_total"):
@@ -379,7 +381,7 @@ def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
                 daemon.get("/me")
         for late in range(1, 5):
             sweep_late(daemon, late)
-        eventually(lambda: firing() == wanted)
+        eventually(lambda: firing() == expected)
         assert daemon.terminate() == 0
 
 
@@ -408,12 +410,12 @@ def test_every_alert_is_in_the_page() -> None:
 
 
 def guessers(daemon: Daemon) -> list[str]:
-    """Return the addresses in the daemon's log lines, in order."""
+    """Return the addresses that fail2ban has to find, in the order of the log."""
     return [line["remote_ip"] for line in guesses(daemon)]
 
 
 def guesses(daemon: Daemon) -> list[JSON]:
-    """Return the lines about guesses, in order, without those about single mistakes and the local socket."""
+    """Return the lines about guesses, in order, except those that count less than ten or are about the local socket."""
     lines = [line for line in daemon.log_lines() if line["event"] in GUESSES]
     assert {line["event"] for line in lines} == GUESSES
     return [
@@ -442,7 +444,7 @@ def test_fail2ban_reads_the_time_of_a_line_as_utc(monitored: Daemon, zone: str) 
 
 @pytest.mark.parametrize("style", ["sentence", "json"])
 def test_fail2ban_finds_only_guessing_addresses_in_the_journal(monitored: Daemon, tmp_path: Path, style: str) -> None:
-    """Both in a journal with messages, which is the default, and in one with JSON lines."""
+    """An entry of the journal has only the message of a line, which is the default, or the whole line as JSON."""
     remote = tool("systemd-journal-remote", "systemd-journal-remote")
     program = tool("fail2ban-regex", "fail2ban")
     entries = b""
@@ -480,15 +482,15 @@ def test_fail2ban_accepts_the_jail(tmp_path: Path) -> None:
     program = tool("fail2ban-client", "fail2ban")
     etc = tmp_path / "fail2ban"
     shutil.copytree("/etc/fail2ban", etc)
-    (etc / "jail.d" / "defaults-debian.conf").unlink(missing_ok=True)  # it wants the log of an sshd
+    (etc / "jail.d" / "defaults-debian.conf").unlink(missing_ok=True)  # it needs the log of an sshd
     shutil.copytree(CONFIG / "fail2ban", etc, dirs_exist_ok=True)
 
-    said = output(program, "-c", etc, "-d")
+    dump = output(program, "-c", etc, "-d")
 
-    assert "['add', 'tminus', 'systemd']" in said
-    assert "['set', 'tminus', 'maxretry', 3]" in said
-    assert "['set', 'tminus', 'addaction', 'nftables']" in said
-    assert "tminus.service" in said
+    assert "['add', 'tminus', 'systemd']" in dump
+    assert "['set', 'tminus', 'maxretry', 3]" in dump
+    assert "['set', 'tminus', 'addaction', 'nftables']" in dump
+    assert "tminus.service" in dump
 
 
 # --- rsyslog ----------------------------------------------------------------------------------------------------------
@@ -530,7 +532,7 @@ def test_logrotate_loses_no_line_that_rsyslog_has_written(tmp_path: Path) -> Non
     rsyslogd, logrotate = tool("rsyslogd", "rsyslog"), tool("logrotate", "logrotate")
     for name, sample in (("rotate", "logrotate/tminus"), ("tminus.conf", "rsyslog/tminus.conf")):
         text = (CONFIG / sample).read_text().replace("/var/log/tminus", str(tmp_path))
-        # The same signal as that of Debian's script, to the process of this test.
+        # Debian's script sends this signal to the system's rsyslogd. Here, the test's own process gets it.
         (tmp_path / name).write_text(
             text.replace("/usr/lib/rsyslog/rsyslog-rotate", f"kill -HUP $(cat {tmp_path}/pid)")
         )
@@ -538,24 +540,24 @@ def test_logrotate_loses_no_line_that_rsyslog_has_written(tmp_path: Path) -> Non
         f'global(workDirectory="{tmp_path}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
         f'input(type="imuxsock" Socket="{tmp_path}/log.sock")\ninclude(file="{tmp_path}/tminus.conf")\n'
     )
-    said: list[str] = []
+    logged: list[str] = []
 
-    def says(text: str) -> None:
+    def log(text: str) -> None:
         output("logger", "-u", tmp_path / "log.sock", "-t", "tminus", "-p", "daemon.warning", text)
-        said.append(text)
+        logged.append(text)
 
     def written(*names: str) -> list[str]:
-        there = (tmp_path / name for name in names if (tmp_path / name).exists())
-        return [line.partition(" tminus: ")[2] for path in there for line in path.read_text().splitlines()]
+        existing = (tmp_path / name for name in names if (tmp_path / name).exists())
+        return [line.partition(" tminus: ")[2] for path in existing for line in path.read_text().splitlines()]
 
     with running(rsyslogd, "-n", "-f", tmp_path / "rsyslog.conf", "-i", tmp_path / "pid", cwd=tmp_path):
         eventually((tmp_path / "log.sock").exists)
-        says("before")
+        log("before")
         (tmp_path / "tminus.log").write_text("a line of the daemon's\n")
-        eventually(lambda: written("journal.log") == said)
+        eventually(lambda: written("journal.log") == logged)
         output(logrotate, "--force", "--state", tmp_path / "state", tmp_path / "rotate")
         assert (tmp_path / "tminus.log").read_text() == ""
         assert (tmp_path / "tminus.log.1").read_text() == "a line of the daemon's\n"
-        while "journal.log" not in {path.name for path in tmp_path.iterdir()}:  # until it has heard of it
-            says(f"after {len(said)}")
-        eventually(lambda: written("journal.log.1", "journal.log") == said)
+        while "journal.log" not in {path.name for path in tmp_path.iterdir()}:  # until rsyslogd creates it
+            log(f"after {len(logged)}")
+        eventually(lambda: written("journal.log.1", "journal.log") == logged)

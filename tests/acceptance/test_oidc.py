@@ -1,4 +1,4 @@
-"""Agents sign in by OpenID Connect, at a provider that others wrote: `oidc-provider` from npm."""
+"""Agents sign in by OpenID Connect at a provider of another project: `oidc-provider` from npm."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ FIRST = 2_000_000_000
 
 @dataclass
 class Desk:
-    """A daemon, and the provider by which its agents sign in."""
+    """A daemon, and the provider at which its agents sign in."""
 
     daemon: Daemon
     provider: Provider
@@ -112,21 +112,21 @@ def test_somebody_who_is_not_configured_gets_a_number_that_stays(each: Desk) -> 
 def test_the_page_of_a_receiver_gets_an_agent_session(each: Desk) -> None:
     olga = each.visitor()
     answer = olga.sign_in("olga", instance_url="*", receiver_url=receiver_url())
-    went = redirect(answer)
-    assert went.page == f"{CALLBACK}?&login_intent_token={INTENT}"
-    assert (went.fragment["login_intent_token"], went.fragment["success"]) == (INTENT, "true")
-    begun = httpx.get(
+    redirected = redirect(answer)
+    assert redirected.page == f"{CALLBACK}?&login_intent_token={INTENT}"
+    assert (redirected.fragment["login_intent_token"], redirected.fragment["success"]) == (INTENT, "true")
+    exchanged = httpx.get(
         f"{each.daemon.url}/v3/auth/azure/exchangeCode",
-        params={"code": went.code, "instance_url": "*"},
+        params={"code": redirected.code, "instance_url": "*"},
         headers={"Origin": "https://desk.example.com"},
     )
-    secret = begun.json()["session"]["id"]
+    secret = exchanged.json()["session"]["id"]
     headers = {"Session-id": secret}
     made = each.daemon.post("/supportsessions", {"type": "live", "label": "Mine"}, by=None, headers=headers)
     assert (made.status_code, made.json()["ExternalUserId"]) == (200, FIRST)
     created = each.daemon.events(made.json()["id"])[0]
     assert created["actor"] == f"agent:{FIRST}"
-    # The way out is the same as with a token.
+    # Signing out works as with a token.
     assert each.daemon.get("/auth/signout", by=None, headers=headers).status_code == 200
     assert each.daemon.get("/me", by=None, headers=headers).status_code == 401
     assert olga.me().status_code == 200
@@ -147,7 +147,7 @@ def test_the_claim_finds_a_configured_agent_with_the_roles_of_the_configuration(
     assert (me["user"]["id"], me["user"]["name"]) == (7, "Anna Agent")
     assert me["roles"]["supervisor"] is False
     assert not desk.agents()
-    # By address, if the issuer has verified it.
+    # The claim `email` finds the agent only if the issuer has verified the address.
     use_issuer(desk.daemon, desk.provider.issuer, agent_claim="email")
     reload(desk.daemon)
     by_address = desk.visitor()
@@ -158,7 +158,7 @@ def test_the_claim_finds_a_configured_agent_with_the_roles_of_the_configuration(
 
 def test_roles_follow_the_groups_at_each_sign_in(desk: Desk) -> None:
     refused(desk.visitor().sign_in("sam"), "no group of yours")
-    assert not desk.agents()  # strangers use up no numbers
+    assert not desk.agents()  # an account without a role gets no id
     olga, again = desk.visitor(), desk.visitor()
     olga.sign_in("olga")
     desk.provider.stop()
@@ -186,7 +186,7 @@ def test_each_way_to_authenticate_the_client_works(method: str, desk: Desk) -> N
 # --- shutting out -----------------------------------------------------------------------------------------------------
 
 
-def test_shutting_out_ends_the_browser_and_the_rooms_and_refuses_the_next_sign_in(each: Desk) -> None:
+def test_shutting_out_ends_the_browser_session_and_the_rooms_and_refuses_the_next_sign_in(each: Desk) -> None:
     olga = each.visitor()
     olga.sign_in("olga")
     cookie = olga.session()
@@ -231,22 +231,22 @@ def test_without_the_issuer_nobody_is_signed_in_by_it_any_more(desk: Desk) -> No
 def test_a_code_serves_once_and_a_foreign_state_never(desk: Desk) -> None:
     olga, eve = desk.visitor(), desk.visitor()
     callback = olga.callback(olga.begin(), "olga")
-    # Eve has no attempt; then one of her own. Olga's URL is of no use to her.
+    # Eve's browser cannot use Olga's callback URL, before or after Eve has begun a sign-in of her own.
     refused(eve.http.get(callback), "did not begin in this browser")
     eve.begin()
     refused(eve.http.get(callback), "did not begin in this browser")
-    kept = olga.http.cookies["tminus-oidc"]
+    cookie = olga.http.cookies["tminus-oidc"]
     assert olga.http.get(callback).status_code == 303
     refused(desk.visitor().http.get(callback), "did not begin in this browser")
-    # The same browser, with the cookie that the daemon has removed: the provider refuses the code.
+    # With the cookie that the daemon has removed, the attempt is valid again, but the provider refuses the used code.
     again = desk.visitor()
-    again.http.cookies.set("tminus-oidc", kept)
+    again.http.cookies.set("tminus-oidc", cookie)
     refused(again.http.get(callback), "could not be signed in safely")
     desk.daemon.logged("auth.oidc_refused", refusal="code")
 
 
 def test_somebody_else_cannot_be_signed_in_to_an_attackers_account(desk: Desk) -> None:
-    """Login CSRF: the attacker's own callback URL, opened in the victim's browser, which has begun an attempt, too."""
+    """Login CSRF: the victim's browser, which has begun a sign-in of its own, opens the attacker's callback URL."""
     attacker, victim = desk.visitor(), desk.visitor()
     callback = attacker.callback(attacker.begin(), "lea")
     victim.begin()
@@ -254,13 +254,13 @@ def test_somebody_else_cannot_be_signed_in_to_an_attackers_account(desk: Desk) -
     assert not victim.session()
 
 
-def test_a_person_who_declines_is_told_so(desk: Desk) -> None:
+def test_the_page_reports_that_the_person_has_declined(desk: Desk) -> None:
     olga = desk.visitor()
     state = dict(parse_qsl(urlsplit(olga.begin()).query))["state"]
     answer = olga.http.get(f"{desk.daemon.url}/v3/auth/oidc/callback?error=access_denied&state={state}")
     refused(answer, "cancelled or refused")
     assert 'action="../azure/goToAuth"' in answer.text
-    # Pressed again from that page, it works: relative to the callback, the form leads to the sign-in page.
+    # A second attempt works: relative to the callback, the action of the form is the sign-in page.
     assert olga.sign_in("olga").status_code == 303
 
 
@@ -279,7 +279,7 @@ def test_rotated_keys_are_fetched_again(desk: Desk) -> None:
     assert desk.visitor().sign_in("olga").status_code == 303
 
 
-def test_an_issuer_that_is_down_is_said_on_the_page_and_logged_and_tokens_still_work(desk: Desk) -> None:
+def test_an_issuer_that_is_down_is_reported_on_the_page_and_logged_and_tokens_still_work(desk: Desk) -> None:
     desk.provider.stop()
     olga = desk.visitor()
     refused(olga.leave(), "does not answer as it should", 503)
@@ -298,18 +298,18 @@ def test_no_secret_is_in_the_log_or_the_database(desk: Desk) -> None:
     callback = olga.callback(at_issuer, "olga")
     assert olga.http.get(callback).status_code == 303
     query = dict(parse_qsl(urlsplit(callback).query))
-    asked = dict(parse_qsl(urlsplit(at_issuer).query))
-    assert set(asked) == {
+    parameters = dict(parse_qsl(urlsplit(at_issuer).query))
+    assert set(parameters) == {
         "response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge",
         "code_challenge_method",
     }  # fmt: skip
-    assert asked["code_challenge_method"] == "S256"
+    assert parameters["code_challenge_method"] == "S256"
     desk.daemon.logged("auth.signed_in", via="oidc")
     desk.daemon.terminate()
-    kept = desk.daemon.log.read_bytes() + desk.daemon.errors.read_bytes()
-    kept += b"".join(file.read_bytes() for file in desk.daemon.state.iterdir() if file.is_file())
-    for secret in (CLIENT_SECRET, query["code"], query["state"], asked["nonce"], cookie, olga.session()):
-        assert secret.encode() not in kept
+    stored = desk.daemon.log.read_bytes() + desk.daemon.errors.read_bytes()
+    stored += b"".join(file.read_bytes() for file in desk.daemon.state.iterdir() if file.is_file())
+    for secret in (CLIENT_SECRET, query["code"], query["state"], parameters["nonce"], cookie, olga.session()):
+        assert secret.encode() not in stored
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_a_real_browser_signs_in(desk: Desk) -> None:
             page.goto(desk.visitor().page())
             page.get_by_role("button", name="Sign in with your organization's account").click()
             page.wait_for_url(f"{desk.provider.issuer}/interaction/**")
-            # The provider's own page asks for a font that is not there.
+            # Ignore other errors: the provider's page requests a font that does not exist.
             assert not [problem for problem in problems if "Content Security Policy" in problem]
             page.locator("[name=login]").fill("olga")
             page.locator("[name=password]").fill("any")
@@ -336,12 +336,12 @@ def test_a_real_browser_signs_in(desk: Desk) -> None:
             page.get_by_text("You are signed in as").wait_for()
             assert page.get_by_text("Olga Oidc").is_visible()
             page.get_by_role("button", name="Sign out", exact=True).click()
-            # Again: the issuer knows the browser, and asks nothing.
+            # The second time, the provider recognizes the browser by its cookie, and shows no form.
             page.get_by_role("button", name="Sign in with your organization's account").click()
             page.get_by_text("Olga Oidc").wait_for()
             page.get_by_role("button", name="Sign out", exact=True).click()
             page.get_by_role("button", name="Sign in with your organization's account").wait_for()
-            # The agents' page leads to the issuer, and the issuer back to it.
+            # A sign-in that begins at the agents' page ends there.
             page.goto(f"{desk.daemon.url}/agent")
             page.get_by_role("button", name="Sign in with your organization's account").click()
             page.wait_for_url(f"{desk.daemon.url}/agent")

@@ -1,4 +1,4 @@
-"""A hostile OpenID Connect issuer, or somebody between it and the browser: each attack, and what refuses it."""
+"""Attacks by a hostile OpenID Connect issuer, or by somebody between it and the browser. The daemon refuses each."""
 
 import base64
 import gzip
@@ -50,21 +50,21 @@ class Attack:
     issuer: Hostile
 
     def attempt(self) -> tuple[Visitor, dict[str, str]]:
-        """Begin a sign-in; return the browser, and what it was given for the issuer."""
+        """Begin a sign-in; return the browser, and the parameters of its authorization request."""
         browser = Visitor(self.daemon)
-        asked = dict(parse_qsl(urlsplit(browser.begin()).query))
-        self.issuer.nonce = asked["nonce"]
-        return browser, asked
+        request = dict(parse_qsl(urlsplit(browser.begin()).query))
+        self.issuer.nonce = request["nonce"]
+        return browser, request
 
     def callback(self, **query: str) -> str:
         return f"{self.daemon.url}/v3/auth/oidc/callback?{urlencode(query)}"
 
     def sign_in(self, **query: str) -> tuple[Visitor, httpx.Response]:
-        """Go through a whole sign-in, as the issuer wants it."""
-        browser, asked = self.attempt()
-        return browser, browser.http.get(self.callback(**{"code": "c", "state": asked["state"], **query}))
+        """Go through a whole sign-in; `query` replaces parameters of the callback."""
+        browser, request = self.attempt()
+        return browser, browser.http.get(self.callback(**{"code": "c", "state": request["state"], **query}))
 
-    def is_refused(self, refusal: str, **query: str) -> None:
+    def expect_refusal(self, refusal: str, **query: str) -> None:
         """Go through a sign-in that must be refused for this reason."""
         before = self.refused(refusal)
         browser, answer = self.sign_in(**query)
@@ -90,7 +90,7 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def attack(daemon: Daemon) -> Iterator[Attack]:
-    """An issuer of its own for each test, so that nothing of the one before is kept."""
+    """The daemon with a new issuer for each test, so that it has cached nothing from the issuer of an earlier one."""
     with hostile() as issuer:
         use_issuer(daemon, issuer.issuer)
         reload(daemon)
@@ -151,7 +151,7 @@ CLAIMS: Mapping[str, Callable[[], dict[str, Any]]] = {
 @pytest.mark.parametrize("which", CLAIMS)
 def test_an_id_token_is_refused(which: str, attack: Attack) -> None:
     attack.issuer.claims = CLAIMS[which]()
-    attack.is_refused("id_token")
+    attack.expect_refusal("id_token")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_id_token_that_is_right_or_nearly_in_time_is_accepted(claims: dict[st
 
 
 def token(issuer: Hostile, header: dict[str, Any], signature: str | None = None) -> str:
-    """Return an ID token with this header. Without a signature it has none."""
+    """Return an ID token with this header, and with this signature or none."""
     return f"{encoded(header, issuer.right_claims())}.{signature or ''}"
 
 
@@ -182,7 +182,7 @@ def encoded(*parts: Mapping[str, Any]) -> str:
 
 
 def with_secret(issuer: Hostile, secret: bytes) -> str:
-    """Return an ID token that is signed with a secret, as if the issuer's key were one."""
+    """Return an ID token that is signed with HS256 and this secret instead of the issuer's private key."""
     signed = encoded({"alg": "HS256", "kid": "k1"}, issuer.right_claims())
     signature = hmac.digest(secret, signed.encode(), "sha256")
     return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
@@ -194,12 +194,12 @@ def other_key(kid: str) -> jwk.RSAKey:
 
 def signed_by(issuer: Hostile, key: jwk.RSAKey, header: Mapping[str, Any]) -> str:
     signed = encoded({"alg": "RS256", **header}, issuer.right_claims())
-    signature = key.private_key.sign(signed.encode(), PKCS1v15(), SHA256())  # type: ignore[union-attr]  # it has one
+    signature = key.private_key.sign(signed.encode(), PKCS1v15(), SHA256())  # type: ignore[union-attr]  # is not None
     return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
 def with_payload(issuer: Hostile, payload: bytes) -> str:
-    """Return an ID token that is signed rightly, with any bytes for its claims."""
+    """Return an ID token with these bytes for its claims, and a valid signature."""
     return jws.serialize_compact({"alg": "RS256", "kid": "k1"}, payload, issuer.key, algorithms=["RS256"])
 
 
@@ -270,7 +270,7 @@ TOKENS: Mapping[str, Callable[[Hostile], Any]] = {
 def test_a_token_with_another_signature_is_refused(which: str, attack: Attack) -> None:
     issuer = attack.issuer
     issuer.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": TOKENS[which](issuer)})
-    attack.is_refused("id_token")
+    attack.expect_refusal("id_token")
     assert issuer.count("/evil") == 0
 
 
@@ -291,18 +291,18 @@ def test_an_id_token_of_an_edwards_curve_is_accepted_with_the_hash_of_its_access
 
     issuer.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": made["token"]})
     for at_hash, code in ((right, 303), (right[:-2] + "AA", 403)):
-        browser, asked = attack.attempt()
+        browser, request = attack.attempt()
         sign(at_hash)
-        assert browser.http.get(attack.callback(code="c", state=asked["state"])).status_code == code
+        assert browser.http.get(attack.callback(code="c", state=request["state"])).status_code == code
 
 
-def number(value: int) -> str:
+def encoded_number(value: int) -> str:
     return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8, "big")).decode().rstrip("=")
 
 
 UNUSABLE: Mapping[str, Mapping[str, Any]] = {
     "with exponent 1": {"e": "AQ"},
-    "with an exponent of 2,000 bits": {"e": number(2**2000 + 1)},
+    "with an exponent of 2,000 bits": {"e": encoded_number(2**2000 + 1)},
     "with an exponent of 100,000 characters": {"e": "A" * 100_000},
     "with an exponent that is a list": {"e": []},
     "with a modulus of junk": {"n": "!*"},
@@ -330,7 +330,7 @@ def test_an_unusable_key_is_left_out_and_the_others_work(which: str, attack: Att
     assert answer.status_code in (403, 503)
 
 
-def test_what_else_a_key_has_is_not_used_and_leads_nowhere(attack: Attack) -> None:
+def test_other_members_of_a_key_are_ignored_and_no_url_in_them_is_requested(attack: Attack) -> None:
     [right] = attack.issuer.keys()["keys"]
     more = {"x5u": f"{attack.issuer.issuer}/evil", "jku": f"{attack.issuer.issuer}/evil", "x5c": ["AAAA"], "x5t": 7}
     attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [{**right, **more, "alg": None}]})
@@ -371,7 +371,7 @@ ADDRESSES: Mapping[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("which", ADDRESSES)
 def test_an_address_finds_an_agent_only_if_it_is_itself_verified(which: str, attack: Attack) -> None:
-    """The ID token and the user information may have two addresses of a person, of which one is verified."""
+    """The ID token and the user information may contain different addresses, of which only one is verified."""
     issuer, (in_token, in_information, agent) = attack.issuer, ADDRESSES[which]
     use_issuer(attack.daemon, issuer.issuer, agent_claim="email")
     reload(attack.daemon)
@@ -387,10 +387,10 @@ def test_keys_that_are_too_weak_or_secret_are_not_used(attack: Attack) -> None:
     issuer = attack.issuer
     with warnings.catch_warnings(action="ignore"):
         issuer.key = jwk.RSAKey.generate_key(1024, {"kid": "k1"}, private=True)
-    attack.is_refused("issuer")
+    attack.expect_refusal("issuer")
     secret = {"kty": "oct", "kid": "k1", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMw"}
     issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [secret, 7, {"kty": []}, {"kty": "RSA", "n": 1}]})
-    attack.is_refused("issuer")
+    attack.expect_refusal("issuer")
 
 
 def test_a_token_without_a_key_name_needs_the_only_key(attack: Attack) -> None:
@@ -400,13 +400,13 @@ def test_a_token_without_a_key_name_needs_the_only_key(attack: Attack) -> None:
     more = other_key("k2").as_dict(private=False)
     issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [*issuer.keys()["keys"], {**more, "kid": "k2"}]})
     reload(attack.daemon)
-    attack.is_refused("id_token")
+    attack.expect_refusal("id_token")
 
 
 def test_a_key_for_another_algorithm_is_not_used(attack: Attack) -> None:
     key = {**attack.issuer.keys()["keys"][0], "alg": "RS512"}
     attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [key]})
-    attack.is_refused("id_token")
+    attack.expect_refusal("id_token")
 
 
 def test_tokens_with_invented_keys_cause_one_more_request_a_minute(attack: Attack) -> None:
@@ -414,7 +414,7 @@ def test_tokens_with_invented_keys_cause_one_more_request_a_minute(attack: Attac
     assert attack.sign_in()[1].status_code == 303
     for number in range(8):
         issuer.header = {"kid": f"invented {number}"}
-        attack.is_refused("id_token")
+        attack.expect_refusal("id_token")
     assert issuer.count("/jwks") == 2
     issuer.header = {}
     assert attack.sign_in()[1].status_code == 303
@@ -424,41 +424,41 @@ def test_tokens_with_invented_keys_cause_one_more_request_a_minute(attack: Attac
 
 
 def test_another_issuer_cannot_send_the_browser_back(attack: Attack) -> None:
-    attack.is_refused("mix_up", iss="https://evil.example")
+    attack.expect_refusal("mix_up", iss="https://evil.example")
     assert attack.issuer.count("/token") == 0  # the code was not sent anywhere
     assert attack.sign_in(iss=attack.issuer.issuer)[1].status_code == 303
 
 
-def test_an_issuer_that_names_itself_must_do_so(attack: Attack) -> None:
+def test_an_issuer_that_announces_the_parameter_iss_must_send_it(attack: Attack) -> None:
     attack.issuer.metadata = {"authorization_response_iss_parameter_supported": True}
-    attack.is_refused("mix_up")
+    attack.expect_refusal("mix_up")
     assert attack.issuer.count("/token") == 0
 
 
 def test_a_code_of_one_issuer_is_not_sent_to_another(attack: Attack) -> None:
-    """A reload names another issuer while the browser is at the first one."""
-    browser, asked = attack.attempt()
+    """A reload changes the issuer while the browser is at the first one."""
+    browser, request = attack.attempt()
     with hostile() as other:
         use_issuer(attack.daemon, other.issuer)
         reload(attack.daemon)
-        answer = browser.http.get(attack.callback(code="c", state=asked["state"]))
+        answer = browser.http.get(attack.callback(code="c", state=request["state"]))
         assert answer.status_code == 403
         assert not other.requests
 
 
 def test_claims_of_one_issuer_find_no_agent_of_another(attack: Attack) -> None:
-    """A reload names another issuer while the first one answers."""
-    asked, reloaded = threading.Event(), threading.Event()
+    """A reload changes the issuer while the first one answers."""
+    requested, reloaded = threading.Event(), threading.Event()
 
     def answer(_form: Mapping[str, str]) -> Answer:
-        asked.set()
+        requested.set()
         assert reloaded.wait(8)
         return as_json({"access_token": "a", "id_token": attack.issuer.id_token()})
 
     attack.issuer.replaced["/token"] = answer
     with hostile() as other, ThreadPoolExecutor(1) as people:
         done = people.submit(lambda: attack.sign_in()[1])
-        assert asked.wait(20)
+        assert requested.wait(20)
         use_issuer(attack.daemon, other.issuer)
         reload(attack.daemon)
         reloaded.set()
@@ -497,22 +497,22 @@ def test_a_role_that_no_group_gives_any_more_ends_with_the_reload(start_daemon: 
         assert browser.me().status_code == 401
 
 
-def test_a_changed_cookie_has_another_state(attack: Attack) -> None:
-    browser, asked = attack.attempt()
-    kept = browser.http.cookies["tminus-oidc"]
-    parts = json.loads(base64.urlsafe_b64decode(kept + "=" * (-len(kept) % 4)))
+def test_a_changed_cookie_is_refused(attack: Attack) -> None:
+    browser, request = attack.attempt()
+    cookie = browser.http.cookies["tminus-oidc"]
+    parts = json.loads(base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4)))
     parts[4] = receiver_url()
     forged = base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
     browser.http.cookies.clear()
     browser.http.cookies.set("tminus-oidc", forged)
-    answer = browser.http.get(attack.callback(code="c", state=asked["state"]))
+    answer = browser.http.get(attack.callback(code="c", state=request["state"]))
     assert answer.status_code == 403
     assert attack.issuer.count("/token") == 0
 
 
 @pytest.mark.parametrize("state", ["", "x", "x" * 43, "x" * 4000, "\N{SNOWMAN}"])
 def test_a_foreign_state_is_refused(state: str, attack: Attack) -> None:
-    attack.is_refused("state", state=state)
+    attack.expect_refusal("state", state=state)
     assert attack.issuer.count("/token") == 0
 
 
@@ -524,7 +524,7 @@ def test_an_odd_cookie_is_refused(cookie: str, attack: Attack) -> None:
     assert attack.issuer.count("/token") == 0
 
 
-def test_what_is_shown_of_the_issuers_error_is_only_text(attack: Attack) -> None:
+def test_the_error_of_the_issuer_is_only_text(attack: Attack) -> None:
     _, answer = attack.sign_in(error="<script>alert(1)</script>")
     assert answer.status_code == 403
     assert "<script>" not in answer.text
@@ -544,9 +544,9 @@ def test_names_of_the_issuer_are_only_text(attack: Attack) -> None:
 @pytest.mark.parametrize(
     "groups", [None, 7, {"support": 1}, [["support"]], ["Support"], "sales", ["support "]], ids=str
 )
-def test_groups_that_do_not_give_a_role(groups: Any, attack: Attack) -> None:
+def test_malformed_and_unknown_groups_give_no_role(groups: Any, attack: Attack) -> None:
     attack.issuer.claims = {"groups": groups, "sub": "nobody"}
-    attack.is_refused("roles")
+    attack.expect_refusal("roles")
 
 
 def test_groups_that_the_issuer_leaves_out_because_there_are_too_many_give_no_role(start_daemon: StartDaemon) -> None:
@@ -556,7 +556,7 @@ def test_groups_that_the_issuer_leaves_out_because_there_are_too_many_give_no_ro
         reload(daemon)
         source = {"endpoint": f"{issuer.issuer}/evil"}
         issuer.claims = {"groups": None, "_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": source}}
-        Attack(daemon, issuer).is_refused("roles")
+        Attack(daemon, issuer).expect_refusal("roles")
         assert "too many groups" in daemon.logged("auth.oidc_refused", refusal="roles")["error"]
         assert issuer.count("/evil") == 0
 
@@ -586,16 +586,16 @@ def test_a_bad_answer_is_refused(path: str, answer: str, attack: Attack) -> None
     attack.issuer.replaced[path] = lambda _form: BAD_ANSWERS[answer]
     if path == WELL_KNOWN:
         browser = Visitor(attack.daemon)
-        left = browser.leave()
-        assert left.status_code == 503
-        assert "does not answer as it should" in text_of(left)
+        response = browser.leave()
+        assert response.status_code == 503
+        assert "does not answer as it should" in text_of(response)
     else:
-        attack.is_refused("issuer")
+        attack.expect_refusal("issuer")
     assert attack.issuer.count("/elsewhere") == 0
 
 
 def test_an_answer_in_many_parts_is_refused(attack: Attack) -> None:
-    """Reading chunks of one byte takes much longer than they take to arrive."""
+    """Chunks of one byte take the daemon much longer to read than they take to arrive."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -612,7 +612,7 @@ def test_an_answer_in_many_parts_is_refused(attack: Attack) -> None:
         use_issuer(attack.daemon, attack.issuer.issuer, hosts=[host])
         reload(attack.daemon)
         attack.issuer.metadata = {"token_endpoint": f"http://{host}/token"}
-        attack.is_refused("issuer")
+        attack.expect_refusal("issuer")
         server.shutdown()
 
 
@@ -642,8 +642,8 @@ def test_a_slow_issuer_blocks_nobody_else_and_not_for_long(attack: Attack) -> No
     assert attack.issuer.count(WELL_KNOWN) == 1  # all share one request
 
 
-def test_sign_ins_share_a_request_for_keys_that_are_not_answered(attack: Attack) -> None:
-    """Otherwise each of them would wait ten seconds for the one before."""
+def test_sign_ins_share_a_request_for_keys_that_gets_no_answer(attack: Attack) -> None:
+    """If each sent its own request, it would wait ten seconds for the one before it."""
     issuer, released = attack.issuer, threading.Event()
 
     def slow(_form: Mapping[str, str]) -> Answer:
@@ -660,7 +660,7 @@ def test_sign_ins_share_a_request_for_keys_that_are_not_answered(attack: Attack)
         with ThreadPoolExecutor(6) as people:
             waiting = people.map(come_back, browsers)
             eventually(lambda: issuer.count("/jwks"))
-            assert Visitor(attack.daemon).leave().status_code == 200, "whoever begins meanwhile does not wait"
+            assert Visitor(attack.daemon).leave().status_code == 200, "a sign-in that begins meanwhile does not wait"
             assert list(waiting) == [503] * 6
     finally:
         released.set()
@@ -715,13 +715,13 @@ def test_user_information_about_somebody_else_is_refused(attack: Attack) -> None
     issuer.metadata = {"userinfo_endpoint": f"{issuer.issuer}/userinfo"}
     issuer.claims = {"groups": None}
     issuer.replaced["/userinfo"] = lambda _form: as_json({"sub": "admin", "groups": ["support"]})
-    attack.is_refused("id_token")
+    attack.expect_refusal("id_token")
     issuer.replaced["/userinfo"] = lambda _form: as_json({"sub": "mallory", "groups": ["support"], "iss": "x"})
     assert attack.sign_in()[1].status_code == 303
 
 
 def test_wrong_returns_of_one_address_are_limited_and_its_neighbours_get_in(start_daemon: StartDaemon) -> None:
-    """Any page can cause wrong returns in a visitor's browser, with a picture whose address is the callback."""
+    """Any web page can make a visitor's browser send invalid callbacks, with an image whose URL is the callback."""
     daemon = start_daemon(limits={"failed_tokens": "3/hour"})
     with hostile() as issuer:
         use_issuer(daemon, issuer.issuer)
@@ -733,17 +733,17 @@ def test_wrong_returns_of_one_address_are_limited_and_its_neighbours_get_in(star
         browser, answer = attack.sign_in()
         assert answer.status_code == 303
         assert browser.me().status_code == 200
-        # With attempts of their own, too many wrong returns wait for their turn.
+        # A callback with a valid state is not refused at the limit, but waits in a queue.
         issuer.claims = {"aud": "another"}
         begun = time.monotonic()
         with ThreadPoolExecutor(10) as guessers:
             codes = list(guessers.map(lambda _: attack.sign_in()[1].status_code, range(10)))
         assert codes == [403] * 10
-        assert time.monotonic() - begun >= 1.9, "five a second"
+        assert time.monotonic() - begun >= 1.9, "the queue admits five a second"
 
 
 def test_a_foreign_state_ends_no_attempt(attack: Attack) -> None:
-    """A person with two tabs, or a page of another site that opens the callback."""
+    """The callback may come from another tab of the same person, or from a page of another site."""
     browser, first = attack.attempt()
     second = dict(parse_qsl(urlsplit(browser.begin()).query))
     assert browser.http.get(attack.callback(code="c", state=first["state"])).status_code == 403

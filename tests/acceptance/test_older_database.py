@@ -32,13 +32,13 @@ REVISIONS = [
 ][::-1]
 
 OLDER = list(dict.fromkeys([REVISIONS[0], REVISIONS[-2]]))
-"""The first schema of all, and the one before the newest."""
+"""The first schema, and the one before the newest."""
 
 SOON = timedelta(seconds=6)
-"""From the making of the database to the deadlines that the daemon is there to meet: longer than it takes to start."""
+"""How long after the creation of the rows their deadlines are: longer than the daemon takes to start."""
 
 LATE = timedelta(seconds=5)
-"""More than a deadline is ever missed by, on whatever machine."""
+"""Maximum delay of a transition after its deadline, on a slow machine."""
 
 TIMEOUTS = Timeouts(
     lead=timedelta(minutes=10), new=timedelta(hours=1), empty=timedelta(minutes=15), max_active=timedelta(hours=8)
@@ -48,7 +48,7 @@ LIFECYCLE = {"lead": "10m", "new_timeout": "1h", "empty_timeout": "15m", "max_ac
 PIN = 345678
 
 
-class Older:
+class OlderDatabase:
     """Writes rows with the columns of an older schema."""
 
     def __init__(self, connection: Connection) -> None:
@@ -107,18 +107,18 @@ LEFT = (EventType.LEFT, Status.ACTIVE)
 CLOSED = (EventType.CLOSED, Status.CLOSED)
 
 
-def leave_in_the_middle(older: Older, now: datetime) -> dict[str, datetime]:
+def store_sessions(older: OlderDatabase, now: datetime) -> dict[str, datetime]:
     """Store sessions of every status; return the next deadline of each."""
     due = dict.fromkeys(("opens", "expires", "idles", "ends"), now + SOON)
     due["overdue"] = now - timedelta(seconds=30)
     long_ago = now - timedelta(days=1)
 
     def put(name: str, *history: tuple[EventType, Status], **fields: Any) -> None:
-        known: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "id": name, "status": history[-1][1], "created_at": long_ago, "updated_at": now - timedelta(minutes=1),
             "external_session_object_id": name.ljust(32, "0"), "start_time": None, "expires_at": now + TIMEOUTS.new,
         }  # fmt: skip
-        older.session(session(**known | fields), *history)
+        older.session(session(**defaults | fields), *history)
 
     for name, at in (("opens", due["opens"]), ("overdue", due["overdue"]), ("waits", now + timedelta(days=1))):
         start = at + TIMEOUTS.lead
@@ -161,7 +161,7 @@ def url_of(daemon: Daemon) -> Path | str:
     return daemon.state / "tminus.db"
 
 
-def moved(daemon: Daemon, session_id: str, kind: str) -> JSON:
+def wait_for_event(daemon: Daemon, session_id: str, kind: str) -> JSON:
     """Wait for the event of this type and return it."""
     return eventually(lambda: next((event for event in daemon.events(session_id) if event["type"] == kind), None) or {})
 
@@ -182,8 +182,8 @@ def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
     with engine.connect() as connection:
         migrate.upgrade_to(connection, revision)
         with connection.begin():
-            older = Older(connection)
-            due = leave_in_the_middle(older, timestamps.parse(datetime.now(UTC).isoformat()))
+            older = OlderDatabase(connection)
+            due = store_sessions(older, timestamps.parse(datetime.now(UTC).isoformat()))
             last = delivered = older.last_seq()
             if "endpoint" in older.has:
                 delivered = last - 4
@@ -193,15 +193,15 @@ def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
     daemon.start()
     upgraded = daemon.logged("storage.migrated")
     assert (upgraded["previous_schema"], upgraded["schema"]) == (revision, REVISIONS[-1])
-    assert daemon.log_lines("deadlines.moved") == [], "they were right, and the time-outs are the same"
+    assert daemon.log_lines("deadlines.moved") == [], "the stored deadlines are right: the time-outs have not changed"
     ready = parsed(daemon.logged("daemon.ready")["ts"])
 
     events = {
-        "overdue": moved(daemon, "overdue", "session.ready"),
-        "opens": moved(daemon, "opens", "session.ready"),
-        "expires": moved(daemon, "expires", "session.closed"),
-        "idles": moved(daemon, "idles", "session.closed"),
-        "ends": moved(daemon, "ends", "session.closed"),
+        "overdue": wait_for_event(daemon, "overdue", "session.ready"),
+        "opens": wait_for_event(daemon, "opens", "session.ready"),
+        "expires": wait_for_event(daemon, "expires", "session.closed"),
+        "idles": wait_for_event(daemon, "idles", "session.closed"),
+        "ends": wait_for_event(daemon, "ends", "session.closed"),
     }
     for name, event in events.items():
         at = parsed(event["ts"])
@@ -209,7 +209,7 @@ def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
         assert event["lagMs"] == timestamps.milliseconds(at - due[name]), name
     reasons = [events[name].get("reason") for name in ("expires", "idles", "ends")]
     assert reasons == ["expired", "empty", "time_limit"]
-    assert events["overdue"]["seq"] == last + 1, "what fell due first is done first"
+    assert events["overdue"]["seq"] == last + 1, "the transition that fell due first is made first"
     assert daemon.session("waits")["status"] == "scheduled"
     assert daemon.session("ends")["participants"] == 0
     pins = [daemon.session(name)["pin"] for name in ("overdue", "opens", "open")]
@@ -225,8 +225,8 @@ def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
     made = daemon.make()["id"]
     assert daemon.session(made)["status"] == "new"
     feed = daemon.feed()
-    assert is_gapless([event["seq"] for event in feed]), "numbers go on where the older release was"
-    assert len(feed) == last + 8, "five moves of the clock, two of the guest, and a new session"
+    assert is_gapless([event["seq"] for event in feed]), "numbers continue after the last one of the older release"
+    assert len(feed) == last + 8, "five transitions by the clock, two events of the guest, and a new session"
     eventually(lambda: receiver.seqs == [event["seq"] for event in feed[delivered:]])
 
     daemon.restart()

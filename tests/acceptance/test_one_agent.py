@@ -1,6 +1,6 @@
 """One agent sends the largest requests allowed: the daemon's memory stays bounded, and other agents are served.
 
-`tests/bench/one_agent.py` does the same for longer, and says how many honest calls were answered meanwhile.
+`tests/bench/one_agent.py` runs the same load for longer, and also measures the calls of other agents.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from tminus.storage.view import PAGE_BYTES
 
 MIB = 1024 * 1024
 NESTED: list[list[int]] = [[] for _ in range(1300)]
-"""Of all JSON of four kilobytes that which becomes most objects."""
+"""The JSON value of at most four kilobytes that takes most Python objects."""
 
 
 def resident(daemon: Daemon, name: str) -> int:
@@ -24,7 +24,7 @@ def resident(daemon: Daemon, name: str) -> int:
     return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024
 
 
-def faults(answer: Any) -> dict[str, str]:
+def field_errors(answer: Any) -> dict[str, str]:
     assert answer.status_code == 400, answer.text
     return {one["field"]: one["message"] for one in answer.json()["errors"]}
 
@@ -49,7 +49,7 @@ def test_the_size_of_values_that_are_stored_unchanged_is_limited(
     body = {"type": "live", "label": "A", field: value}
     if field == "parentObject":
         body["externalMapping"] = "case.1"
-    assert faults(daemon.post("/supportsessions", body)) == {field: message}
+    assert field_errors(daemon.post("/supportsessions", body)) == {field: message}
 
 
 def test_values_at_the_limit_are_accepted_and_returned(daemon: Daemon) -> None:
@@ -77,4 +77,4 @@ def test_the_largest_responses_use_little_memory(storage: JSON, start_daemon: St
     listed: list[str] = []
     while rows := daemon.get(f"/supportsessions?limit=1000&offset={len(listed)}").json()["rows"]:
         listed += [row["id"] for row in rows]
-    assert sorted(listed) == sorted(made), "a page that ends early leaves nothing out"
+    assert sorted(listed) == sorted(made), "no session is missing after a page that was cut short"

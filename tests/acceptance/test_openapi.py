@@ -24,7 +24,7 @@ from tests.acceptance.times import from_now
 from tests.support.databases import KINDS
 
 EXAMPLES = 12
-"""Requests drawn for each call, well-formed ones and as many others."""
+"""Number of valid requests that are generated for each call, and of invalid ones."""
 
 CALLS = (
     "POST /v3/supportsessions",
@@ -83,7 +83,7 @@ CALLS = (
     "GET /metrics",
 )
 
-MORE_THAN_SHAPE = (
+STRICTER_THAN_SCHEMA = (
     "POST /v3/supportsessions",
     "POST /v3/supportsessions/batch",
     "POST /v3/supportsessions/batch/reschedule",
@@ -98,20 +98,20 @@ MORE_THAN_SHAPE = (
     "PUT /v3/series/{series_id}",
     "DELETE /v3/series/{series_id}",
 )
-"""Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one
-that was issued, or where of several members all or just one have to be there. JSON Schema has no words for a clock, and
-none for "null counts as absent".
+"""Calls that may refuse a request that conforms to its schema: a start time is in the past, a code was not issued, or
+members that require or exclude each other are combined wrongly. JSON Schema cannot express the current time, or that
+null counts as absent.
 """
 
 
-NEVER_WRONG = (
+ALWAYS_VALID = (
     "GET /v3/support/challenge",
     "GET /v3/calendars/{secret}.ics",
     "GET /healthz",
     "GET /readyz",
     "GET /v3/clock",
 )
-"""Calls that cannot be asked wrongly: they take nothing, or any text."""
+"""Calls that cannot be invalid: they take no parameter, or any text."""
 
 
 class DaemonTransport:
@@ -119,13 +119,13 @@ class DaemonTransport:
 
     def __init__(self, daemon: Daemon, *without: Any) -> None:
         self._session = requests.Session()
-        self._session.trust_env = False  # it would look for proxies before each request
+        self._session.trust_env = False  # otherwise it would read the proxy settings before each request
         self.how: dict[str, Any] = {
             "base_url": daemon.url,
             "session": self._session,
             "headers": {"Session-id": daemon.token},
         }
-        # Both ways of authentication: the check that a created resource is available uses all that are described.
+        # Both headers: the check that a created resource is available uses every documented way of authentication.
         self.credentials = {"Session-id": daemon.token, "Authorization": f"Bearer {daemon.token}"}
         self.without = without
         """Checks that are left out."""
@@ -168,8 +168,8 @@ def test_every_check_is_on(described: schemathesis.BaseSchema) -> None:
 
 
 def _can_go_out(body: Any) -> bool:
-    """Whether there is no integer beyond 64 bits in a body: JSON Schema cannot forbid them in members that it does not
-    name.
+    """Return whether orjson can serialize a body. JSON Schema cannot forbid integers beyond 64 bits in members that it
+    does not name.
     """
     try:
         return not isinstance(body, dict) or bool(orjson.dumps(body))
@@ -186,7 +186,7 @@ def test_every_response_conforms_to_the_description(
     method, path = call.split()
     operation: Any = described[path][method]
 
-    judged_otherwise: list[Any] = [positive_data_acceptance] if call in MORE_THAN_SHAPE else []
+    judged_otherwise: list[Any] = [positive_data_acceptance] if call in STRICTER_THAN_SCHEMA else []
 
     @settings(
         max_examples=EXAMPLES,
@@ -198,32 +198,32 @@ def test_every_response_conforms_to_the_description(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Case[Any]) -> None:
-        # `type=` is no type, but it is no fault either: an empty value counts as absent.
+        # The API treats an empty value, as in `type=`, as absent. The generator counts it as invalid.
         values = (case.query or {}).values()
         assume(not any(one == "" or (isinstance(one, list) and "" in one) for one in values))
         assume(mode is GenerationMode.NEGATIVE or _can_go_out(case.body))
-        # Nothing happens meanwhile, and the answer would be the same a minute later.
+        # No event occurs while a long poll waits, so a short wait gets the same response as a long one.
         if case.query and isinstance(case.query.get("wait"), int | float):
             case.query["wait"] = min(case.query["wait"], 0.01)
         case.headers.pop("Accept", None)
         for asked in both:
             case.call_and_validate(**asked.how, excluded_checks=[*judged_otherwise, *asked.without])
 
-    never_wrong = mode is GenerationMode.NEGATIVE and call in NEVER_WRONG
+    never_wrong = mode is GenerationMode.NEGATIVE and call in ALWAYS_VALID
     with pytest.raises(Unsatisfiable) if never_wrong else nullcontext():
         ask()
 
 
-# --- calls that follow from each other --------------------------------------------------------------------------------
+# --- links from call to call ------------------------------------------------------------------------------------------
 
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v3/supportsessions": {"type": "live", "label": "Linked", "agentPrefs": {"knock": True}},
     "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest", "knock": True},
     "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},
 }
-"""What is sent where a link is followed; a session that is moved afterwards is made, and moved, for another day."""
+"""The body of each call when the test follows links. The test adds a start time if a session is to be rescheduled."""
 
-MOVE = "PUT /v3/supportsession/{session_id}"
+RESCHEDULE = "PUT /v3/supportsession/{session_id}"
 CLOSE = "DELETE /v3/supportsession/{session_id}"
 
 
@@ -251,36 +251,38 @@ def _walks(links: dict[str, list[OpenApiLink]], call: str) -> Iterator[tuple[Ope
 def test_every_link_leads_to_the_created_session_and_a_closed_session_stays_closed(
     both: tuple[DaemonTransport, DaemonTransport], described: schemathesis.BaseSchema, number: int
 ) -> None:
-    asked, links = both[number], _links(described)
+    transport, links = both[number], _links(described)
     followed: set[str] = set()
     begin: Any = described["/v3/supportsessions"]["POST"]
 
-    def ask(recorder: ScenarioRecorder, case: Case[Any], parent: StepOutput | None = None) -> StepOutput:
+    def send(recorder: ScenarioRecorder, case: Case[Any], parent: StepOutput | None = None) -> StepOutput:
         recorder.record_case(case=case, parent_id=parent.case.id if parent else None)
-        answer = case.call(**asked.how)
+        answer = case.call(**transport.how)
         recorder.record_response(case_id=case.id, response=answer)
-        # A session that is closed is still there, so that it is used is no fault.
-        without = [use_after_free, *asked.without]
-        case.validate_response(answer, excluded_checks=without, recorder=recorder, transport_kwargs=asked.how)
+        # A closed session still exists, so its use is no error.
+        excluded = [use_after_free, *transport.without]
+        case.validate_response(answer, excluded_checks=excluded, recorder=recorder, transport_kwargs=transport.how)
         assert answer.status_code == 200, case.operation.label
         return StepOutput(answer, case)
 
     for walk in _walks(links, begin.label):
         recorder = ScenarioRecorder(label="links", config=described.config.output)
-        when = {"startTime": from_now(days=1)} if walk[0].target.label == MOVE else {}
-        answered = ask(recorder, begin.Case(body=BODIES[begin.label] | when, media_type="application/json"))
+        when = {"startTime": from_now(days=1)} if walk[0].target.label == RESCHEDULE else {}
+        step = send(recorder, begin.Case(body=BODIES[begin.label] | when, media_type="application/json"))
         calls = [begin.label]
         for link in walk:
-            values = link.extract(answered).parameters["path_parameters"]
+            values = link.extract(step).parameters["path_parameters"]
             named = {name: cast("Ok[Any]", value.value).ok() for name, value in values.items()}
-            case: Case[Any] = link.target.Case(path_parameters=named, headers=dict(asked.credentials))
-            body: Any = {"startTime": from_now(days=2)} if link.target.label == MOVE else BODIES.get(link.target.label)
+            case: Case[Any] = link.target.Case(path_parameters=named, headers=dict(transport.credentials))
+            body: Any = (
+                {"startTime": from_now(days=2)} if link.target.label == RESCHEDULE else BODIES.get(link.target.label)
+            )
             if body is not None:
                 case.body, case.media_type = body, "application/json"
-            answered = ask(recorder, case, answered)
+            step = send(recorder, case, step)
             followed.add(link.full_name)
             if CLOSE in calls and link.name == "show":
-                assert answered.response.json()["status"] == "closed"
+                assert step.response.json()["status"] == "closed"
             calls.append(link.target.label)
 
     assert followed == {link.full_name for leading in links.values() for link in leading}

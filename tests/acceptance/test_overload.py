@@ -21,28 +21,28 @@ from tests.support.tables import tables_of
 from tests.support.waiting import eventually
 
 IDLE = 2000
-"""Connections that say nothing: as many as may be open by default."""
+"""Number of idle connections: as many as may be open by default."""
 
 LEAD = 600
 """Seconds before its start time in which a session opens, by default."""
 
 LATE_MS = 5000
-"""What the clock's lag is held against: as much as says that it did not queue, on a machine however busy."""
+"""Maximum lag of a transition in milliseconds. Only a scheduler that waits behind requests would exceed it."""
 
 
 FAIR = 6
-"""How many times the mean the slowest answers may take, but for one in a hundred: nobody waits behind all others."""
+"""Maximum 99th percentile of the response times, as a multiple of their mean: no request waits behind all others."""
 
 FLAT = 1.25
-"""How much larger the daemon may become in the second half of an overload than it was in the first."""
+"""Maximum size of the daemon in the second half of an overload, as a multiple of its size in the first half."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def loaded(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """A daemon on each database for the tests of this module, with a raised limit of open files."""
-    wanted = IDLE + 1000
+    limit = IDLE + 1000
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if own[1] != resource.RLIM_INFINITY and own[1] < wanted:
+    if own[1] != resource.RLIM_INFINITY and own[1] < limit:
         pytest.skip(f"NOT TESTED UNDER LOAD: a process may open no more than {own[1]} files here")
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, own)
@@ -52,7 +52,7 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         assert daemon.process is not None
         for process in (0, daemon.process.pid):
             soft, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
-            resource.prlimit(process, resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (max(soft, limit), hard))
         yield daemon
         check_health(daemon)
 
@@ -83,7 +83,7 @@ def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon)
     address = ("127.0.0.1", int(loaded.url.rpartition(":")[2]))
     head = f"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n".encode()
     get = f"GET /v3/me HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n\r\n".encode()
-    begun = (
+    unfinished = (
         head,  # a head that never ends
         head + b"Content-Length: 100\r\n\r\n{",  # a body that never comes
         head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",  # one that never ends
@@ -97,17 +97,17 @@ def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon)
 
         for _ in range(IDLE):
             connect()
-        slow = [connect() for _ in range(20 * len(begun))]
+        slow = [connect() for _ in range(20 * len(unfinished))]
         for number, one in enumerate(slow):
-            one.sendall(begun[number % len(begun)])
+            one.sendall(unfinished[number % len(unfinished)])
         session = due_in(loaded, 3)
         for bad in garbage * 3:
-            with suppress(ConnectionError):  # it is hung up on before it has said all of it
+            with suppress(ConnectionError):  # the daemon closes the connection before it has read everything
                 connect().sendall(bad)
             for number, one in enumerate(slow):
-                if number % len(begun) < 2:
+                if number % len(unfinished) < 2:
                     one.send(b"x")  # a byte now and then
-                elif number % len(begun) == 2:
+                elif number % len(unfinished) == 2:
                     one.send(b"1\r\n \r\n")
             assert loaded.session(loaded.make()["id"])["status"] == "new"
         assert lag_of(loaded, session) < LATE_MS
@@ -128,14 +128,14 @@ def test_under_overload_excess_requests_are_refused_and_accepted_ones_are_answer
         time.sleep(0.1)
     counted = load.finish(generator)
     assert time.monotonic() - begun < 30  # every request got a response
-    assert set(counted.statuses) == {"200", "503"}  # each refusal in its shape, with Retry-After
+    assert set(counted.statuses) == {"200", "503"}  # `load` checks the body of each refusal, and Retry-After
     assert max(lag_of(loaded, session) for session in sessions) < LATE_MS
     # Each connection repeats its request after each response, so the mean depends on the speed of the machine.
     mean = sum(took for _, took, _ in counted.latencies) / len(counted.latencies)
     assert max(counted.p(99, status=status) for status in counted.statuses) < FAIR * mean
     half = len(sizes) // 2
     assert max(sizes[half:]) < FLAT * max(sizes[:half])
-    # It is over at once, and what was acknowledged is there.
+    # The daemon serves again at once, and has stored every acknowledged session.
     assert loaded.make()["status"] == "new"
     with tables_of(loaded) as tables:
         stored = tables.scalars(text("SELECT id FROM session WHERE label = 'Bench'")).all()

@@ -1,6 +1,6 @@
 """The page for people who were invited, in Debian's Chromium, with a real daemon and its real rooms.
 
-`TMINUS_TEST_PICTURES` names a directory for a picture of each state, on a phone and a desktop, light and dark.
+`TMINUS_TEST_PICTURES` names a directory for screenshots of each state, on a phone and a desktop, light and dark.
 """
 
 import os
@@ -67,10 +67,10 @@ def knocked(daemon: Daemon) -> JSON:
 
 
 def at(daemon: Daemon, made: JSON) -> JSON:
-    """Return a session with its links on the address of the daemon, which tests on port 0 cannot configure."""
+    """Return a session with its links on the daemon's address. Tests cannot configure it, because the port is 0."""
     user, host = made["urls"]["user"], made["urls"]["host"]
-    tail = re.compile(r"^https?://[^/]+")
-    return {**made, "user": tail.sub(daemon.url, user), "host": tail.sub(daemon.url, host)}
+    origin = re.compile(r"^https?://[^/]+")
+    return {**made, "user": origin.sub(daemon.url, user), "host": origin.sub(daemon.url, host)}
 
 
 def start_in(seconds: float) -> str:
@@ -78,7 +78,7 @@ def start_in(seconds: float) -> str:
 
 
 def check(visitor: Visitor, name: str) -> None:
-    """Check what every state must keep, and take its pictures."""
+    """Check what must hold in every state of the page, and take screenshots of it."""
     assert visitor.inaccessible() == []
     own = visitor.page.evaluate("location.origin")
     assert {request.url.split("/")[2] for request in visitor.requests} == {own.split("/")[2]}
@@ -139,7 +139,7 @@ def test_a_wrong_pin_is_reported_and_each_further_one_takes_longer(daemon: Daemo
     assert guest.page.locator("#pin").get_attribute("aria-invalid") is None
 
 
-def test_while_a_pin_is_looked_up_the_page_says_so(daemon: Daemon, visit: Visit) -> None:
+def test_the_page_shows_that_it_looks_up_a_pin(daemon: Daemon, visit: Visit) -> None:
     made = daemon.make(type="support", label="Printer")
     guest = visit(f"{daemon.url}/")
     held: list[Route] = []
@@ -152,7 +152,7 @@ def test_while_a_pin_is_looked_up_the_page_says_so(daemon: Daemon, visit: Visit)
     guest.expect("name")
 
 
-def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
+def test_after_too_many_wrong_pins_the_digits_in_a_picture_let_a_guest_go_on_at_once(
     start_daemon: StartDaemon, visit: Visit
 ) -> None:
     daemon = start_daemon(limits={"pin_lookups": "1/hour"})
@@ -187,7 +187,7 @@ def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
     assert "Printer" in guest.text()
 
 
-def test_whoever_cannot_see_the_picture_waits(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_a_guest_who_cannot_see_the_picture_can_wait_instead(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(limits={"pin_lookups": "1/second"})
     made = daemon.make(type="support")
     guest = visit(f"{daemon.url}/", locale="de-DE")
@@ -204,7 +204,7 @@ def test_whoever_cannot_see_the_picture_waits(start_daemon: StartDaemon, visit: 
 
 
 def challenge_after(visitor: Visitor, press: Callable[[], None]) -> str:
-    """Press something; return the id of the challenge that the page gets, once its picture is shown."""
+    """Press a button; return the id of the challenge that the page then requests, once its picture is shown."""
     with visitor.page.expect_response("**/v3/support/challenge") as response:
         press()
     uuid: str = response.value.json()["uuid"]
@@ -221,7 +221,7 @@ def test_every_form_of_a_link_with_a_pin_leads_to_the_session(daemon: Daemon, vi
     eventually(lambda: people(guest) == ["Bob"])
 
 
-# --- from the door to the end -----------------------------------------------------------------------------------------
+# --- from the knock to the end ----------------------------------------------------------------------------------------
 
 
 def test_two_guests_and_a_host_meet_from_the_knock_to_the_end(daemon: Daemon, visit: Visit, knocked: JSON) -> None:
@@ -281,18 +281,18 @@ def test_two_guests_and_a_host_meet_from_the_knock_to_the_end(daemon: Daemon, vi
     assert daemon.session(knocked["id"])["status"] == "closed"
 
 
-def test_a_host_who_lets_somebody_in_who_has_gone_is_told(daemon: Daemon, visit: Visit, knocked: JSON) -> None:
+def test_a_host_who_admits_somebody_who_has_gone_gets_a_notice(daemon: Daemon, visit: Visit, knocked: JSON) -> None:
     host, bob = visit(f"{daemon.url}/"), visit(knocked["user"])
 
-    def lose_the_news(socket: WebSocketRoute) -> None:
-        """Pass on all messages but the one that nobody knocks any more."""
+    def drop_departure(socket: WebSocketRoute) -> None:
+        """Forward all messages except the one that reports that Bob no longer waits."""
         server = socket.connect_to_server()
-        server.on_message(lambda message: None if is_nobody_knocking(str(message)) else socket.send(message))
+        server.on_message(lambda message: None if is_departure(str(message)) else socket.send(message))
 
-    def is_nobody_knocking(message: str) -> bool:
+    def is_departure(message: str) -> bool:
         return '"knocking"' in message and "Bob" not in message
 
-    host.page.route_web_socket("**/v3/rooms/*", lose_the_news)
+    host.page.route_web_socket("**/v3/rooms/*", drop_departure)
     host.page.goto(knocked["host"])
     host.give_name("Anna")
     host.expect("in")
@@ -338,7 +338,7 @@ def test_nobody_answers_a_knock(start_daemon: StartDaemon, visit: Visit) -> None
 # --- before and after -------------------------------------------------------------------------------------------------
 
 
-def test_an_early_guest_sees_the_countdown_and_is_let_in_by_itself(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_an_early_guest_sees_the_countdown_and_enters_automatically(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(lifecycle={"lead": "10m"})
     made = at(daemon, daemon.make(startTime=start_in(7200), userDescription="Anna Agent", label="Interview"))
     bob = visit(made["user"], timezone_id="America/New_York")
@@ -360,7 +360,7 @@ def test_an_early_guest_sees_the_countdown_and_is_let_in_by_itself(start_daemon:
     eventually(lambda: people(bob) == ["Bob"])
 
 
-def test_a_cancelled_session_is_told_to_those_who_wait(daemon: Daemon, visit: Visit) -> None:
+def test_the_page_reports_a_cancellation_to_waiting_guests(daemon: Daemon, visit: Visit) -> None:
     made = at(daemon, daemon.make(startTime=start_in(7200)))
     bob = visit(made["user"])
     bob.give_name("Bob")
@@ -377,7 +377,7 @@ def test_a_cancelled_session_is_told_to_those_who_wait(daemon: Daemon, visit: Vi
         ({"max_active": "2s"}, True, "time limit"),
     ],
 )
-def test_a_session_that_time_ends_says_why(
+def test_the_page_shows_the_reason_if_a_time_limit_ends_the_session(
     start_daemon: StartDaemon, visit: Visit, lifecycle: JSON, enters: bool, reason: str
 ) -> None:
     daemon = start_daemon(lifecycle=lifecycle)
@@ -394,7 +394,7 @@ def test_a_session_that_time_ends_says_why(
     assert bob.page.url == f"{daemon.url}/"
 
 
-def test_an_empty_session_that_was_closed_says_so(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_the_page_shows_that_the_session_was_closed_while_empty(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(lifecycle={"empty_timeout": "1s"})
     made = at(daemon, daemon.make())
     bob = visit(made["user"])
@@ -417,7 +417,7 @@ def test_an_empty_session_that_was_closed_says_so(start_daemon: StartDaemon, vis
         ("command", "The operators of this service have ended the session"),
     ],
 )
-def test_people_are_told_who_has_ended_the_session(daemon: Daemon, visit: Visit, by: str, sentence: str) -> None:
+def test_the_page_shows_who_has_ended_the_session(daemon: Daemon, visit: Visit, by: str, sentence: str) -> None:
     made = at(daemon, daemon.make(by="anna"))
     bob = visit(made["user"])
     bob.give_name("Bob")
@@ -428,7 +428,7 @@ def test_people_are_told_who_has_ended_the_session(daemon: Daemon, visit: Visit,
         assert daemon.delete(f"/supportsession/{made['id']}", by=by).status_code == 200
     bob.expect("over")
     assert sentence in bob.text()
-    bob.page.goto(made["user"])  # later, too
+    bob.page.goto(made["user"])  # the same to people who open the link later
     bob.expect("over")
     assert sentence in bob.text()
 
@@ -452,7 +452,7 @@ def test_an_error_that_does_not_pass_is_said_and_can_be_tried_again(make_daemon:
     assert people(bob) == ["Bob"]
 
 
-def test_a_link_to_no_session_says_so(daemon: Daemon, visit: Visit) -> None:
+def test_the_page_reports_a_link_to_no_session(daemon: Daemon, visit: Visit) -> None:
     for path in ("/?ABCDEF", "/nothing.here"):
         guest = visit(f"{daemon.url}{path}")
         guest.expect("missing")
@@ -472,7 +472,7 @@ def test_marks_of_text_direction_in_a_name_do_no_harm(daemon: Daemon, visit: Vis
     eventually(lambda: people(guest) == [f"Anna Agent {'x' * 69}", "علی\u200cرضا"])
 
 
-def test_a_full_session_says_so(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_the_page_reports_a_full_session(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(limits={"participants_per_session": 1})
     made = at(daemon, daemon.make())
     first, second = visit(made["user"]), visit(made["user"])
@@ -487,7 +487,7 @@ def test_a_full_session_says_so(start_daemon: StartDaemon, visit: Visit) -> None
     second.expect("in")
 
 
-def test_too_many_wrong_links_wait_at_the_door(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_after_too_many_wrong_links_the_page_counts_down(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(limits={"failed_tokens": "1/hour"})
     guest = visit(f"{daemon.url}/?ABCDEF")
     guest.expect("missing")
@@ -497,7 +497,7 @@ def test_too_many_wrong_links_wait_at_the_door(start_daemon: StartDaemon, visit:
     check(guest, "busy")
 
 
-def test_a_session_whose_people_are_in_another_system_says_so(daemon: Daemon, visit: Visit) -> None:
+def test_the_page_reports_that_the_people_are_in_another_system(daemon: Daemon, visit: Visit) -> None:
     made = at(daemon, daemon.make())
     assert daemon.join(made["id"]).status_code == 200
     guest = visit(made["user"])
@@ -523,7 +523,7 @@ def test_secrets_of_a_link_leave_the_address_bar_and_no_request_has_them(
     assert key not in host.page.content()
     assert key not in daemon.log.read_text()
     assert host.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
-    # A reload still enters as host: the tab remembers the key.
+    # After a reload, the page still enters as host, with the key that the tab has stored.
     host.page.reload()
     host.expect("in")
     assert host.page.get_by_role("button", name="End for everybody").is_visible()
@@ -545,7 +545,7 @@ def test_a_token_of_another_system_is_dropped(daemon: Daemon, visit: Visit) -> N
     assert secret not in guest.page.url + guest.page.evaluate("JSON.stringify(sessionStorage)")
 
 
-def test_a_wrong_host_key_is_reported_and_the_guest_door_stays_open(daemon: Daemon, visit: Visit) -> None:
+def test_a_wrong_host_key_is_reported_and_the_person_can_enter_as_a_guest(daemon: Daemon, visit: Visit) -> None:
     made = at(daemon, daemon.make())
     guest = visit(f"{made['user']}#host={'x' * 32}")
     guest.give_name("Bob")
@@ -557,7 +557,7 @@ def test_a_wrong_host_key_is_reported_and_the_guest_door_stays_open(daemon: Daem
     assert not guest.page.get_by_role("button", name="End for everybody").is_visible()
 
 
-def test_the_host_of_an_agent_who_is_removed_is_told_so(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_the_page_reports_to_a_host_that_their_agent_is_removed(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon()
     made = at(daemon, daemon.make(by="anna"))
     host = visit(made["host"])
@@ -670,10 +670,10 @@ def test_two_tabs_of_one_visitor_are_one_participant_at_a_time(daemon: Daemon, v
     bob = visit(made["user"])
     bob.give_name("Bob")
     bob.expect("in")
-    kept = bob.page.evaluate("JSON.stringify(sessionStorage)")
-    # As a browser duplicates a tab: with a copy of its memory.
+    stored = bob.page.evaluate("JSON.stringify(sessionStorage)")
+    # A browser that duplicates a tab copies its session storage.
     second = bob.context.new_page()
-    second.add_init_script(f"for (const [k, v] of Object.entries({kept})) sessionStorage.setItem(k, v)")
+    second.add_init_script(f"for (const [k, v] of Object.entries({stored})) sessionStorage.setItem(k, v)")
     second.goto(made["user"])
     second.wait_for_selector('main > [data-state="name"]', state="visible")
     assert bob.state() == "in"
@@ -693,15 +693,15 @@ def test_people_on_two_daemons_are_in_one_room(database: str, start_daemon: Star
         each.expect("over")
 
 
-def test_a_copy_of_the_tab_elsewhere_takes_the_place_over(daemon: Daemon, visit: Visit) -> None:
+def test_a_copy_of_the_tab_in_another_profile_takes_over_its_connection(daemon: Daemon, visit: Visit) -> None:
     made = at(daemon, daemon.make())
     bob = visit(made["user"])
     bob.give_name("Bob")
     bob.expect("in")
-    kept = bob.page.evaluate("JSON.stringify(sessionStorage)")
-    # In another profile, where the two tabs cannot reach each other.
+    stored = bob.page.evaluate("JSON.stringify(sessionStorage)")
+    # Tabs in different profiles cannot exchange messages.
     other = visit(f"{daemon.url}/")
-    other.page.evaluate(f"for (const [k, v] of Object.entries({kept})) sessionStorage.setItem(k, v)")
+    other.page.evaluate(f"for (const [k, v] of Object.entries({stored})) sessionStorage.setItem(k, v)")
     other.page.goto(made["user"])
     other.expect("in")
     bob.expect("elsewhere")
@@ -748,7 +748,7 @@ def test_guests_and_hosts_meet_on_host_names_of_their_own(start_daemon: StartDae
 
 
 @pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
-def test_the_page_meets_behind_a_proxy_that_removes_a_path(
+def test_people_meet_behind_a_proxy_that_removes_a_path(
     start_daemon: StartDaemon, visit: Visit, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""The page for people who were invited, in Debian's Firefox: the main way through a session."""
+"""The page for people who were invited, in Debian's Firefox: one session from the knock to the end."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
 
 
 def test_a_guest_and_a_host_meet_from_the_knock_to_the_end(start_daemon: StartDaemon, browser: Firefox) -> None:
-    daemon = start_daemon(rooms={"reconnect": "2m", "restart": "2m"})  # nobody is counted out on a busy machine
+    daemon = start_daemon(rooms={"reconnect": "2m", "restart": "2m"})  # long enough for a busy machine
     made = at(daemon, daemon.make(agentPrefs={"knock": True}, userDescription="Anna Agent"))
     host, bob = browser.window(made["host"]), browser.window(made["user"])
     host.expect("name")

@@ -1,4 +1,4 @@
-"""The process reaches a resource limit, or is stopped during a herd: no acknowledged change is lost."""
+"""The process reaches a resource limit, or is stopped while sessions open: no acknowledged change is lost."""
 
 import os
 import resource
@@ -21,14 +21,14 @@ from tests.acceptance.times import from_now
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 
-KEPT = 128
-"""File descriptors that connections never take."""
+RESERVED = 128
+"""Number of file descriptors that the connections of one socket never use."""
 
 FILES = 210
-"""Enough for those, and some connections by each socket: by both together they can use up what is left."""
+"""Limit of open files: connections to one socket cannot use it up, but connections to both sockets can."""
 
 MANY = 144
-"""Connections that are more than that."""
+"""Number of connections: more than one socket accepts."""
 
 
 def pid_of(daemon: Daemon) -> int:
@@ -75,14 +75,14 @@ def test_without_free_file_descriptors_sessions_open_on_time_and_service_recover
     clients += [connect((host.hostname, host.port)) for _ in range(MANY)]
     clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: tminus\r\n\r\n")
     assert clients[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
-    assert clients[0].recv(1) == b"", "who has been idle for longest has made room"
-    assert daemon.command("list").returncode == 0, "the local socket is not locked out by them"
+    assert clients[0].recv(1) == b"", "the daemon closed the connection that was idle for longest"
+    assert daemon.command("list").returncode == 0, "TCP connections do not block the local socket"
     assert daemon.get("/me").status_code == 200
-    [told] = daemon.log_lines("http.full")
-    assert told["limit"] == FILES
-    assert told["connections"] == FILES - KEPT
+    [full] = daemon.log_lines("http.full")
+    assert full["limit"] == FILES
+    assert full["connections"] == FILES - RESERVED
 
-    # Then nothing is left at all.
+    # Use up the remaining file descriptors.
     def none_is_left() -> bool:
         if open_files(daemon) < FILES:
             with suppress(OSError):
@@ -94,11 +94,11 @@ def test_without_free_file_descriptors_sessions_open_on_time_and_service_recover
     begun, used = time.monotonic(), cpu_seconds(daemon)
     line = daemon.logged("session.ready", session_id=session["id"])
     assert line["lag_ms"] < 5000
-    assert cpu_seconds(daemon) - used < 0.2 + (time.monotonic() - begun) / 2, "it does not spin"
+    assert cpu_seconds(daemon) - used < 0.2 + (time.monotonic() - begun) / 2, "the daemon does not spin"
 
     for client in clients:
         client.close()
-    eventually(lambda: open_files(daemon) < FILES - KEPT)
+    eventually(lambda: open_files(daemon) < FILES - RESERVED)
     assert daemon.command("list").returncode == 0
     daemon.http.close()
     daemon.http = type(daemon.http)(timeout=20)
@@ -118,7 +118,7 @@ def test_after_a_stop_during_a_herd_the_remaining_sessions_open_once_and_in_orde
     with tables_of(daemon) as herd:
         multiply(herd, template, HERD)
         daemon.start()
-        # Each falls due a millisecond after the other, all in the past.
+        # The sessions fall due one millisecond apart, all in the past.
         now = time.time_ns() // 1_000_000
         ((last,),) = herd.execute(text("SELECT max(due_at) FROM session"))
         herd.execute(
@@ -133,26 +133,26 @@ def test_after_a_stop_during_a_herd_the_remaining_sessions_open_once_and_in_orde
         daemon.signal(signal.SIGTERM)
         assert daemon.process is not None
         assert daemon.process.wait(60) == 0
-        assert 0 < herd.execute(opened).scalar_one() < HERD, "it was in the middle"
+        assert 0 < herd.execute(opened).scalar_one() < HERD, "the stop came in the middle"
         assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
         logged = [line["session_id"] for line in daemon.log_lines("session.ready")]
 
-        daemon.log.unlink()  # that is long to read again and again
+        daemon.log.unlink()  # otherwise each look at the log would read all these lines
         daemon.start()
         assert herd.scalar(opened) == HERD
-        told = herd.execute(
+        events = herd.execute(
             text(
                 "SELECT s.due_at, e.session_id FROM event AS e JOIN session AS s ON s.id = e.session_id "
                 "WHERE e.type = 'session.ready' ORDER BY e.seq"
             )
         ).all()
-    assert len(told) == len({session_id for _, session_id in told}) == HERD
-    assert [due for due, _ in told] == sorted(due for due, _ in told)
-    # What there was no time to print before the stop is printed now.
+    assert len(events) == len({session_id for _, session_id in events}) == HERD
+    assert [due for due, _ in events] == sorted(due for due, _ in events)
+    # After the restart, the daemon logs the events that it had no time to log before the stop.
     eventually(lambda: len(logged) + daemon.log.read_text().count('"session.ready"') >= HERD, deadline=60)
     assert daemon.terminate() == 0
     logged += [line["session_id"] for line in daemon.log_lines("session.ready")]
-    assert logged == [session_id for _, session_id in told], "once: the stop was clean"
+    assert logged == [session_id for _, session_id in events], "each event is logged once, because the stop was clean"
 
 
 MEMORY = 32_000_000
@@ -160,7 +160,7 @@ MEMORY = 32_000_000
 
 
 @pytest.fixture
-def little_memory() -> Iterator[Callable[[int], None]]:
+def limit_memory() -> Iterator[Callable[[int], None]]:
     """Return a function that limits a process to `MEMORY` more bytes; beyond it the kernel kills that process only."""
     root = Path("/sys/fs/cgroup")
     names = {"memory.limit_in_bytes": MEMORY, "memory.swappiness": 0}
@@ -189,22 +189,22 @@ def little_memory() -> Iterator[Callable[[int], None]]:
 
 
 def test_a_daemon_killed_for_lack_of_memory_has_lost_no_acknowledged_change(
-    storage: JSON, start_daemon: StartDaemon, little_memory: Callable[[int], None]
+    storage: JSON, start_daemon: StartDaemon, limit_memory: Callable[[int], None]
 ) -> None:
     daemon = start_daemon(server={"max_body": "64MiB"}, storage=storage)
-    little_memory(pid_of(daemon))
+    limit_memory(pid_of(daemon))
     acknowledged: list[str] = []
 
     def make() -> int:
         """Create sessions until the daemon is gone; return the number of requests."""
-        asked = 0
+        requests = 0
         with httpx.Client(headers={"Session-id": daemon.token}, timeout=20) as http, suppress(httpx.TransportError):
             while True:
-                asked += 1
+                requests += 1
                 answer = http.post(f"{daemon.url}/v3/supportsessions", json={"type": "support", "label": "Kept"})
                 if answer.status_code == 200:
                     acknowledged.append(answer.json()["id"])
-        return asked
+        return requests
 
     with ThreadPoolExecutor(3) as pool:
         makers = [pool.submit(make) for _ in range(3)]
@@ -213,14 +213,14 @@ def test_a_daemon_killed_for_lack_of_memory_has_lost_no_acknowledged_change(
             daemon.post("/supportsessions", content=b" " * (MEMORY * 2 - 1_000_000))
         assert daemon.process is not None
         assert daemon.process.wait(20) == -signal.SIGKILL
-        asked = sum(maker.result() for maker in makers)
+        requests = sum(maker.result() for maker in makers)
 
     daemon.start()
     with tables_of(daemon) as tables:
         pin_of = {one.id: one.pin for one in tables.execute(text("SELECT id, pin FROM session"))}
-        told = tables.scalars(text("SELECT session_id FROM event WHERE type = 'session.created'")).all()
+        created = tables.scalars(text("SELECT session_id FROM event WHERE type = 'session.created'")).all()
     assert set(acknowledged) <= pin_of.keys()
-    assert len(pin_of) <= asked
+    assert len(pin_of) <= requests
     assert len(set(pin_of.values())) == len(pin_of)
-    assert sorted(told) == sorted(pin_of), "each with its event"
+    assert sorted(created) == sorted(pin_of), "each session has its event"
     assert daemon.session(acknowledged[-1])["status"] == "new"

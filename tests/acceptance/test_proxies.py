@@ -36,35 +36,35 @@ pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "config"
 
 CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER = (f"127.0.0.{number}" for number in range(5, 10))
-"""Where the tests' clients come from: no proxy, and trusted by nobody."""
+"""Source addresses of the tests' clients. The daemons do not trust them as proxies."""
 
 OTHERS = [f"127.0.1.{number}" for number in range(1, 100)]
-"""One for each test that does to a proxy what others do to a daemon: none meets the limits of another."""
+"""Source addresses for tests that reuse tests of other modules. Each has its own, so that it does not share limits."""
 
 CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER, *OTHERS, "local"}
 
 _next_other = iter(OTHERS)
 
 FORGED = "203.0.113.66"
-"""What clients say of where they come from. No line of any log may have it."""
+"""The address that clients send in `X-Forwarded-For`. No log line may contain it."""
 
 LOOK_UPS = 5
-"""PINs that one address may look up."""
+"""Number of PINs that one address may look up."""
 
 GUESSES = 4
-"""Wrong tokens that one address may send."""
+"""Number of wrong tokens that one address may send."""
 
 CONNECTIONS = 48
-"""How many connections each daemon takes."""
+"""Number of connections that each daemon accepts."""
 
 HOLDERS = 60
-"""How many of each kind of client hold a connection; all together more than both daemons take."""
+"""Number of clients of each kind that hold a connection: together more than both daemons accept."""
 
 HELD = 4
-"""How many streams and waiting requests one agent may hold at each daemon."""
+"""Number of streams and waiting requests that one agent may hold at each daemon."""
 
 PAGE = "https://desk.example.com"
-"""A page that may call."""
+"""The origin of a web page that may call the API."""
 
 NAME = "support.example.com"
 
@@ -112,7 +112,7 @@ class Front:
             for one in self.daemons
             for line in one.log_lines()
             if "remote_ip" in line
-            and line["event"] != "http.malformed"  # of what is no request only the proxy is known
+            and line["event"] != "http.malformed"  # if no request can be parsed, only the proxy is known
         }
 
 
@@ -177,7 +177,7 @@ def nginx(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], l
         )
     )
     paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    user = "user root;" if os.geteuid() == 0 else ""  # its workers must get at the folder
+    user = "user root;" if os.geteuid() == 0 else ""  # its worker processes must be able to read the folder
     (folder / "nginx.conf").write_text(
         f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;\n"
         "events { worker_connections 2000; }\n"
@@ -263,8 +263,8 @@ def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterato
     environ = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     checked = subprocess.run(check, capture_output=True, text=True, check=False, cwd=folder, env=environ)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(run, cwd=folder, stdout=said, stderr=said, env=environ)
+    with (folder / "said").open("wb") as output:
+        process = subprocess.Popen(run, cwd=folder, stdout=output, stderr=output, env=environ)
     one = Front(port, trust, daemons, folder)
     try:
         with one.http() as http:
@@ -334,8 +334,9 @@ def test_the_proxy_forwards_each_event_of_a_stream_at_once(front: Front) -> None
 
 
 def exchanged(front: Front, requests: list[bytes], wait: float = 2, source: str = CLIENT) -> list[bytes]:
-    """Send each of these on its own connection at the same time, and return the responses. A request without an end,
-    since its end never comes, nothing after `wait` seconds.
+    """Send each request on its own connection, all at the same time; return the beginnings of the responses.
+
+    The response to a request that never ends is empty after `wait` seconds.
     """
     with ExitStack() as opened:
         connections = [opened.enter_context(front.connect(source)) for _ in requests]
@@ -344,14 +345,14 @@ def exchanged(front: Front, requests: list[bytes], wait: float = 2, source: str 
         give_up = time.monotonic() + wait
         answers = []
         for one in connections:
-            said = b""
+            received = b""
             try:
                 one.settimeout(max(give_up - time.monotonic(), 0.02))
-                while b"\r\n\r\n" not in said and (more := one.recv(65_536)):
-                    said += more
+                while b"\r\n\r\n" not in received and (more := one.recv(65_536)):
+                    received += more
             except OSError:
                 pass
-            answers.append(said)
+            answers.append(received)
         return answers
 
 
@@ -372,7 +373,7 @@ def test_a_forwarded_address_in_a_trailer_does_not_avoid_the_limit_of_guesses(fr
 
 
 def test_proxy_and_daemon_find_the_same_end_of_every_request(front: Front) -> None:
-    # A request that the proxy sees gets the address that the proxy sees. One that it does not see keeps this one.
+    # The proxy replaces the client address in every request that it parses. A hidden request would keep this one.
     hidden = f"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {FORGED}\r\nSession-id: {token_of('admin')}\r\n\r\n"
     cases = {**NOT_READ, **{name: text for name, (text, _) in READ.items()}}
     requests = [
@@ -380,7 +381,7 @@ def test_proxy_and_daemon_find_the_same_end_of_every_request(front: Front) -> No
         + ("" if NEXT in text else hidden)
         for text in cases.values()
     ]
-    # What a proxy could take for a body, and the daemon for a request.
+    # A proxy could take these for a body, and the daemon for a request.
     requests += [
         f"POST /v3/me HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n{hidden}"
         for lengths in (
@@ -402,7 +403,7 @@ def test_proxy_and_daemon_find_the_same_end_of_every_request(front: Front) -> No
     assert sum(answer.startswith(b"HTTP/1.") for answer in answers) > len(answers) // 2
     with front.http() as http:
         for _ in range(2):
-            assert http.get("/v3/me").status_code == 200, "and nobody else gets an answer that was meant for these"
+            assert http.get("/v3/me").status_code == 200, "no other client gets a response to one of these requests"
     assert front.addresses() <= CLIENTS
 
 
@@ -449,26 +450,28 @@ def test_the_proxy_keeps_slashes_in_look_up_keys(front: Front) -> None:
         edges.test_a_base_url_may_end_in_a_slash(through, described)
 
 
-INNER = ("/metrics", "//metrics", "///metrics", "/%6detrics", "/%6Detric%73", "/%2fmetrics", "/./metrics",
-         "/v3/../metrics", "/%2e/metrics", "/v3/%2e%2e/metrics", "/metrics/", "/metrics?x=1", "/metrics;x",
-         "https://support.example.com/metrics", "https://support.example.com//metrics")  # fmt: skip
+PATHS = (
+    "/metrics", "//metrics", "///metrics", "/%6detrics", "/%6Detric%73", "/%2fmetrics", "/./metrics",
+    "/v3/../metrics", "/%2e/metrics", "/v3/%2e%2e/metrics", "/metrics/", "/metrics?x=1", "/metrics;x",
+    "https://support.example.com/metrics", "https://support.example.com//metrics",
+)  # fmt: skip
 
 
 def test_the_proxy_refuses_metrics_in_every_spelling_of_the_path(front: Front) -> None:
-    asked = [
-        f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nSession-id: {token_of('monitor')}\r\n\r\n".encode() for path in INNER
+    requests = [
+        f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nSession-id: {token_of('monitor')}\r\n\r\n".encode() for path in PATHS
     ]
-    said = exchanged(front, asked, 20)
-    codes = {path: answer.partition(b"\r\n")[0] for path, answer in zip(INNER, said, strict=True)}
+    answers = exchanged(front, requests, 20)
+    codes = {path: answer.partition(b"\r\n")[0] for path, answer in zip(PATHS, answers, strict=True)}
     assert all(re.match(rb"HTTP/1\.[01] (30[18]|40[04]) ?", line) for line in codes.values()), codes
-    assert not any(b"text/plain; version" in answer for answer in said)
+    assert not any(b"text/plain; version" in answer for answer in answers)
 
 
 def test_a_valid_token_is_accepted_through_the_proxy_from_an_address_at_its_limit(front: Front) -> None:
     with front.http(GUESSER, None) as http, front.http(BYSTANDER, None) as other:
 
-        def me(who: httpx.Client, token: str) -> httpx.Response:
-            return who.get("/v3/me", headers={"Session-id": token})
+        def me(client: httpx.Client, token: str) -> httpx.Response:
+            return client.get("/v3/me", headers={"Session-id": token})
 
         codes: list[int] = []
         while codes[-4:] != [429] * 4 and len(codes) < 50:
@@ -482,7 +485,7 @@ def test_a_valid_token_is_accepted_through_the_proxy_from_an_address_at_its_limi
             signed = http.post("/v3/auth/token/authWithToken", json={"session_token": token_of(name)})
             assert signed.status_code == 200
             assert me(http, signed.json()["session"]["id"]).status_code == 200
-        # One or two may be due again by now.
+        # By now, the limit may admit one or two more guesses.
         again = [
             me(http, f"another guess of a token that is long {number}").status_code for number in range(2 * GUESSES)
         ]
@@ -510,13 +513,13 @@ def test_clients_that_hold_connections_do_not_block_other_clients(front: Front) 
             one = held.enter_context(front.connect(FLOOD))
             one.sendall(kinds[number % len(kinds)])
             if number % (len(kinds) * 10) == 0:
-                honest(front)
-        honest(front)
-        # An agent's streams gave way: at one daemon at least, as the proxy may send those of a kind to the same one.
+                check_calls(front)
+        check_calls(front)
+        # At least one daemon has closed streams of the agent. The proxy may have sent all streams to the same one.
         eventually(lambda: any(daemon.log_lines("feed.crowded") for daemon in front.daemons))
 
 
-def honest(front: Front) -> None:
+def check_calls(front: Front) -> None:
     """Check that calls get responses through the proxy and from each daemon."""
     with front.http() as http:
         made = http.post("/v3/supportsessions", json={"type": "live", "label": "x"})
@@ -538,21 +541,21 @@ def test_the_samples_health_check_removes_a_daemon_that_is_not_ready_and_adds_it
             def ready(times: int) -> list[bool]:
                 return [http.get("/readyz").status_code == 200 for _ in range(times)]
 
-            def served_by_it() -> bool:
+            def unready_serves() -> bool:
                 made = http.post("/v3/supportsessions", json={"type": "live", "label": "x"}).json()
                 return unready.get(f"/supportsession/{made.get('id')}").status_code == 200
 
-            eventually(served_by_it)
+            eventually(unready_serves)
             with administrator(database) as other:
                 other.execute("REVOKE SELECT ON event FROM porter")
                 other.commit()
                 assert not_ready(unready)
                 assert unready.http.get(f"{unready.url}/healthz").status_code == 200
-                eventually(lambda: all(ready(8)))  # by turns, so half of them would be refused
+                eventually(lambda: all(ready(8)))  # the proxy alternates, so otherwise half would be refused
                 assert unready.http.get(f"{unready.url}/readyz").status_code == 503
                 other.execute("GRANT SELECT ON event TO porter")
                 other.commit()
-            eventually(served_by_it)
+            eventually(unready_serves)
 
 
 def test_a_request_of_curl_with_an_upgrade_to_http_2_and_a_body_gets_a_response(daemons: tuple[Daemon, Daemon]) -> None:

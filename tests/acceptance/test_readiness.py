@@ -17,7 +17,7 @@ from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import eventually
 
 AT_ONCE = 3.0
-"""Seconds in which it answers on a machine that is busy: less than any time-out of the database."""
+"""Maximum seconds for a response of a busy machine: less than every time-out of the database."""
 
 
 def readiness(daemon: Daemon) -> tuple[int, list[str]]:
@@ -28,14 +28,14 @@ def readiness(daemon: Daemon) -> tuple[int, list[str]]:
 
 
 def not_ready(daemon: Daemon) -> str:
-    def told() -> list[str]:
+    def reasons() -> list[str]:
         return readiness(daemon)[1]
 
-    return eventually(told)[0]
+    return eventually(reasons)[0]
 
 
-def ready_for_seconds(daemon: Daemon, seconds: float, code: int) -> None:
-    """Fail unless the reasons stay the same all the time."""
+def check_status(daemon: Daemon, seconds: float, code: int) -> None:
+    """Fail unless `/readyz` responds with the same status for a number of seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert readiness(daemon)[0] == code
@@ -75,7 +75,7 @@ def test_the_daemon_is_not_ready_while_a_database_privilege_is_missing(
             # A request finds the missing privilege; afterwards only the daemon's own probe tries it.
             eventually(lambda: _make(daemon).status_code == 503)
             assert "permission denied for table" in not_ready(daemon)
-            ready_for_seconds(daemon, 1.5, 503)
+            check_status(daemon, 1.5, 503)
             with administrator(database) as other:
                 other.execute(f"GRANT {right} TO clerk")
             eventually(lambda: readiness(daemon)[0] == 200)
@@ -142,7 +142,7 @@ main()
 THREADS = {
     "event_log", "listen", "locks", "log", "clock_steps", "running", "timers", "watch", "webhooks", "writer",
 }  # fmt: skip
-"""All that run as long as the daemon does, but for the one that serves HTTP."""
+"""Names of the threads that run as long as the daemon, except the one that serves HTTP."""
 
 
 @pytest.mark.slow
@@ -174,6 +174,6 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
         opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
         daemon.logged("session.ready", session_id=opening["id"])
         eventually(lambda: opening["id"] in [event["id"] for one in receiver.requests for event in one.events])
-        told = [line["thread"] for line in daemon.log_lines("thread.failed")]
-        assert sorted(told) == sorted(THREADS), "each told once, however often it failed so"
+        failed = [line["thread"] for line in daemon.log_lines("thread.failed")]
+        assert sorted(failed) == sorted(THREADS), "the log has each thread once, however often it failed"
         assert daemon.terminate() == 0

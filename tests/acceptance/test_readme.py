@@ -35,7 +35,7 @@ def test_the_tour_can_be_pasted_line_by_line(make_daemon: StartDaemon) -> None:
 
     first, *tour = blocks("README.md", "Five-minute tour")
     assert first == "make run\n"
-    # A busy machine may take longer than a person: the test waits for what the page waits for.
+    # A busy machine may need longer than the pauses of the page, so the test waits for the events themselves.
     script = "\n".join(("set -euo pipefail", *tour, "echo finished"))
     assert script.count("sleep") == 2
     script = script.replace("sleep 6\n", "until .venv/bin/tminus show $ID | grep -qw new; do sleep 0.2; done\n")
@@ -46,8 +46,8 @@ def test_the_tour_can_be_pasted_line_by_line(make_daemon: StartDaemon) -> None:
         capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
 
-    said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
-    assert said == []
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
+    assert errors == []
     assert done.stdout.endswith("{'success': True}\nfinished\n")
     for seen in ("session.ready", "Remote support for INC0000005", '"name":"System Administrator"', f"{address}:8710/"):
         assert seen in done.stdout.replace('": "', '":"'), seen
@@ -82,4 +82,4 @@ def test_the_picture_equals_the_current_output_of_the_command() -> None:
     shown = picture.words(picture.PICTURE.read_text())
 
     assert {"Open", "LABEL", "scheduled", "Interview"} <= shown
-    assert shown == picture.words(picture.picture()), "`make picture` makes it"
+    assert shown == picture.words(picture.picture()), "`make picture` updates it"

@@ -19,12 +19,10 @@ from tests.support.processes import TMINUS
 pytestmark = pytest.mark.slow
 
 ADDRESS = "127.0.0.1"
-"""The address that the page names, with ports of its own; a test process takes another one of loopback's, so that
-nobody else has these ports.
-"""
+"""The address that the page names. The test replaces it with another loopback address, whose ports are free."""
 
-DRAWN = ("id", "pin", "hostAuthToken", "externalSessionObjectId", "participantId")
-"""Fields whose values are drawn anew each time, unless they are numbers of agents."""
+RANDOM = ("id", "pin", "hostAuthToken", "externalSessionObjectId", "participantId")
+"""Fields whose values are random, except the ids of agents, which are numbers."""
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -32,53 +30,54 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 class Answers:
-    """Compares the output on the page with the real one. An id, PIN, key or time of the page stands for a real one, the
-    same one throughout the page.
+    """Compares the output that the page shows with the actual output.
+
+    Each id, PIN, key or time of the page stands for an actual one, which is the same throughout the page.
     """
 
     def __init__(self, address: str) -> None:
         self._stands_for = {ADDRESS: address}
 
-    def compare(self, shown: Any, came: Any, where: str) -> None:
+    def compare(self, shown: Any, actual: Any, where: str) -> None:
         match shown:
             case dict():
                 names = set(shown) - {"…"}
-                assert names <= set(came) if "…" in shown else names == set(came), where
-                for name in sorted(names, key=lambda name: name not in DRAWN):  # urls repeat ids
-                    self._field(name, shown[name], came[name], f"{where}.{name}")
+                assert names <= set(actual) if "…" in shown else names == set(actual), where
+                for name in sorted(names, key=lambda name: name not in RANDOM):  # urls repeat ids
+                    self._field(name, shown[name], actual[name], f"{where}.{name}")
             case list():
-                assert len(shown) == len(came), where
-                for number, (one, other) in enumerate(zip(shown, came, strict=True)):
+                assert len(shown) == len(actual), where
+                for number, (one, other) in enumerate(zip(shown, actual, strict=True)):
                     self.compare(one, other, f"{where}[{number}]")
             case str():
-                assert came == self._translated(shown, came), where
+                assert actual == self._translated(shown, actual), where
             case _:
-                assert shown == came, where
+                assert shown == actual, where
 
-    def _field(self, name: str, shown: Any, came: Any, where: str) -> None:
-        is_drawn = name in DRAWN and shown not in (0, None) and not (name == "id" and isinstance(shown, int))
-        if is_drawn or (isinstance(shown, str) and re.fullmatch(TIME, shown)):
-            self._learn(shown, came, where)
+    def _field(self, name: str, shown: Any, actual: Any, where: str) -> None:
+        is_random = name in RANDOM and shown not in (0, None) and not (name == "id" and isinstance(shown, int))
+        if is_random or (isinstance(shown, str) and re.fullmatch(TIME, shown)):
+            self._pair(shown, actual, where)
         elif name == "ids":
-            for one, other in zip(shown, came, strict=True):
-                self._learn(one, other, where)
+            for one, other in zip(shown, actual, strict=True):
+                self._pair(one, other, where)
         elif name == "remoteIp":
-            assert came.startswith("127."), where
+            assert actual.startswith("127."), where
         elif name == "userAgent":
-            assert re.sub(r"[\d.]+", "", shown) == re.sub(r"[\d.]+", "", came), where
+            assert re.sub(r"[\d.]+", "", shown) == re.sub(r"[\d.]+", "", actual), where
         else:
-            self.compare(shown, came, where)
+            self.compare(shown, actual, where)
 
-    def _learn(self, shown: Any, came: Any, where: str) -> None:
-        assert re.sub("[A-Za-z0-9]", "x", str(shown)) == re.sub("[A-Za-z0-9]", "x", str(came)), where
+    def _pair(self, shown: Any, actual: Any, where: str) -> None:
+        assert re.sub("[A-Za-z0-9]", "x", str(shown)) == re.sub("[A-Za-z0-9]", "x", str(actual)), where
         if isinstance(shown, str) and re.fullmatch(TIME, shown):
-            assert re.fullmatch(TIME, str(came)), where
-        assert self._stands_for.setdefault(str(shown), str(came)) == str(came), where
+            assert re.fullmatch(TIME, str(actual)), where
+        assert self._stands_for.setdefault(str(shown), str(actual)) == str(actual), where
 
-    def _translated(self, shown: str, came: str) -> str:
+    def _translated(self, shown: str, actual: str) -> str:
         for one, other in self._stands_for.items():
             shown = re.sub(rf"(?<!\w){re.escape(one)}(?!\w)", other, shown)
-        key = re.search("#host=([A-Za-z0-9]+)$", came)
+        key = re.search("#host=([A-Za-z0-9]+)$", actual)
         return re.sub("#host=[A-Za-z0-9]{32}$", key[0], shown) if key else shown
 
 
@@ -140,12 +139,12 @@ def test_every_command_of_the_page_prints_the_output_shown(make_daemon: StartDae
         check=False,
     )  # fmt: skip
     outputs = {int(file.stem): file.read_text() for file in daemon.home.glob("[0-9]*.out")}
-    said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
-    assert (done.stdout, said) == ("finished\n", []), (blocks[max(outputs)][1], outputs[max(outputs)])
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
+    assert (done.stdout, errors) == ("finished\n", []), (blocks[max(outputs)][1], outputs[max(outputs)])
 
     left = {path.name for path in daemon.home.glob("*.*") if not path.name.endswith(".out")}
     assert not {name for name in left if name.startswith(("receive", "python", "node", "shell", "session"))}, (
-        "cleaned up"
+        "the page removes its files"
     )
     assert list((daemon.home / "config/conf.d").iterdir()) == []
 

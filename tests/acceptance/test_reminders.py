@@ -1,4 +1,4 @@
-"""People are reminded of sessions: once, by whichever daemon, and not of what has begun."""
+"""Each reminder is sent once, by one of the daemons, and none is sent after the session has begun."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -32,15 +32,15 @@ def test_what_is_sent_and_what_is_skipped_after_downtime(start_daemon: StartDaem
     due = parsed(soon["startTime"]) - timedelta(seconds=2.5)
     assert (line["before"], line["actor"], line["status"]) == ("2s500ms", "clock", "scheduled")
     assert line["message"] == f"Session {soon['id']} “Soon” starts at {soon['startTime']}, in 2s500ms"
-    [told] = [event for event in daemon.events(soon["id"]) if event["type"] == "session.reminder"]
-    assert (told["before"], told["previousStatus"], told["status"]) == ("2s500ms", "scheduled", "scheduled")
-    assert told["lagMs"] == (parsed(told["ts"]) - due) // timedelta(milliseconds=1)
+    [reminder] = [event for event in daemon.events(soon["id"]) if event["type"] == "session.reminder"]
+    assert (reminder["before"], reminder["previousStatus"], reminder["status"]) == ("2s500ms", "scheduled", "scheduled")
+    assert reminder["lagMs"] == (parsed(reminder["ts"]) - due) // timedelta(milliseconds=1)
     assert daemon.session(soon["id"])["version"] == 1
     daemon.logged("session.reminder", session_id=later["id"])
 
     if not any(event["type"] == "session.reminder" for event in daemon.events(missed["id"])):
         daemon.kill()
-        # Nothing to wait for but time itself: until it has opened.
+        # A daemon that is down sends no signal, so the test waits until the session would have opened.
         opens = parsed(missed["opensAt"])
         sleep(max(0.0, (opens - datetime.now(UTC)).total_seconds()) + 0.1)
         daemon.start()
@@ -71,12 +71,12 @@ def test_of_two_daemons_one_sends_each_reminder_although_one_is_killed(
     one.kill()
     last = eventually(lambda: [event for event in two.feed() if event.get("before") == "2s"][SESSIONS - 1 :], 30)[-1]
 
-    told = [event for event in two.feed() if event["type"] == "session.reminder"]
-    assert Counter((event["id"], event["before"]) for event in told) == {
+    reminders = [event for event in two.feed() if event["type"] == "session.reminder"]
+    assert Counter((event["id"], event["before"]) for event in reminders) == {
         (session_id, before): 1 for session_id in ids for before in ("3s", "2s")
     }
     eventually(lambda: last["seq"] in receiver.seqs, 20)
-    assert {event["seq"] for event in told} <= set(receiver.seqs)
+    assert {event["seq"] for event in reminders} <= set(receiver.seqs)
     two.terminate()
 
 
@@ -95,8 +95,8 @@ def test_bad_reminders_are_refused_and_nothing_is_created(start_daemon: StartDae
     assert daemon.get("/supportsessions").json()["count"] == 0
     made = daemon.make(startTime=start, reminders=["60m", "1h", "15m"])
     assert made["reminders"] == ["1h", "15m"]
-    said = daemon.command("schedule", "--type", "live", "--label", "x", "--in", "2h", "--remind", "soon")
-    assert said.returncode == 2
-    said = daemon.command("schedule", "--type", "live", "--label", "x", "--in", "2h", "--remind", "5m", "--json")
-    assert '"reminders": [' in said.stdout
-    assert said.returncode == 0
+    done = daemon.command("schedule", "--type", "live", "--label", "x", "--in", "2h", "--remind", "soon")
+    assert done.returncode == 2
+    done = daemon.command("schedule", "--type", "live", "--label", "x", "--in", "2h", "--remind", "5m", "--json")
+    assert '"reminders": [' in done.stdout
+    assert done.returncode == 0

@@ -26,9 +26,9 @@ def week(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         daemon.arguments = ["--test-clock", "2027-03-28T00:30:00Z"]  # half an hour before summer time begins in Berlin
         daemon.start()
         attended = daemon.make(by="anna", type="support")
-        move(daemon, advance="40m")
+        move_clock(daemon, advance="40m")
         person = daemon.join(attended["id"]).json()["participantId"]
-        move(daemon, advance="30m")
+        move_clock(daemon, advance="30m")
         daemon.delete(f"/supportsession/{attended['id']}/participants/{person}", by="room")
         daemon.delete(f"/supportsession/{attended['id']}")
         daemon.make(by="anna")
@@ -36,13 +36,13 @@ def week(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         daemon.delete(f"/supportsession/{cancelled['id']}")
         closed = daemon.make()
         daemon.delete(f"/supportsession/{closed['id']}")
-        move(daemon, advance="1d")
+        move_clock(daemon, advance="1d")
         yield daemon
         check_health(daemon)
 
 
-def move(daemon: Daemon, **order: str) -> None:
-    assert daemon.post("/clock", order).status_code == 200
+def move_clock(daemon: Daemon, **body: str) -> None:
+    assert daemon.post("/clock", body).status_code == 200
 
 
 def report(daemon: Daemon, query: str = "", by: str = "admin") -> JSON:
@@ -91,14 +91,14 @@ def test_an_agent_sees_its_own_sessions_only(week: Daemon) -> None:
         ("scope=ours", "scope"),
     ],
 )
-def test_a_wrong_question_is_refused(week: Daemon, query: str, field: str) -> None:
+def test_a_wrong_parameter_is_refused(week: Daemon, query: str, field: str) -> None:
     answer = week.get(f"/report?{query}")
 
     assert answer.status_code == 400
     assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
-def test_the_ends_of_the_calendar_are_answered(week: Daemon) -> None:
+def test_the_first_and_the_last_time_of_the_calendar_are_accepted(week: Daemon) -> None:
     assert report(week, "until=0001-01-01T00:00:00Z&zone=Pacific/Apia")["sessions"] == 0
     assert report(week, "until=9999-12-31T23:59:59Z&zone=Pacific/Apia")["sessions"] == 0
 

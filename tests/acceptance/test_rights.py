@@ -17,7 +17,7 @@ from tests.acceptance.times import from_now
 
 ROLES = ("nobody", "api", "room", "agent", "monitor", "supervisor", "group_admin")
 
-# What each of these may: see docs/api.md for the words.
+# What each role may do. docs/api.md explains the words.
 RIGHTS = {
     "POST /v3/supportsessions": "- - - yes - - yes",
     "POST /v3/supportsessions/batch": "- - - yes - - yes",
@@ -80,13 +80,13 @@ RIGHTS = {
 
 AGENT_OF = {"api": "api", "room": "room", "agent": "anna", "monitor": "monitor", "supervisor": "supervisor",
             "group_admin": "chief"}  # fmt: skip
-"""Whose token has this role and no other that matters."""
+"""The agent whose token has this role, and no other role that matters."""
 
-MOVES = {"PUT /v3/supportsession/{session_id}"}
+NEED_SCHEDULED = {"PUT /v3/supportsession/{session_id}"}
 """Calls that need a session which is still scheduled."""
 
 OWNERS = {"agent": "anna", "group_admin": "chief", "local": None, "other": "ben"}
-"""Who owns sessions; None: whoever comes in by the local socket. Ben never asks: his are another's for everybody."""
+"""The agents who own sessions (None: a caller of the local socket). Ben makes no calls: no caller owns his sessions."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Situation:
     daemon: Daemon
     local: httpx.Client
     sessions: dict[str, Owned] = field(default_factory=dict)
-    begun: dict[str, str] = field(default_factory=dict)
+    agent_sessions: dict[str, str] = field(default_factory=dict)
     """The agent session of each role."""
 
     def ways(self, role: str) -> Iterator[tuple[str, httpx.Client, dict[str, str]]]:
@@ -120,20 +120,20 @@ class Situation:
             return
         token = self.daemon.tokens[AGENT_OF[role]]
         yield "the token", tcp, {"Session-id": token}
-        if role not in self.begun:
-            begun = self.daemon.post("/auth/token/authWithToken", {"session_token": token}, by=None).json()
-            self.begun[role] = begun["session"]["id"]
-        yield "an agent session", tcp, {"Session-id": self.begun[role]}
+        if role not in self.agent_sessions:
+            answer = self.daemon.post("/auth/token/authWithToken", {"session_token": token}, by=None).json()
+            self.agent_sessions[role] = answer["session"]["id"]
+        yield "an agent session", tcp, {"Session-id": self.agent_sessions[role]}
         if role == "group_admin":
             yield "the local socket", self.local, {}
             yield "the local socket, a wrong token", self.local, {"Session-id": "x" * 43}
             yield "the local socket, another's token", self.local, {"Session-id": self.daemon.tokens["room"]}
 
-    def ask(self, client: httpx.Client, call: str, headers: dict[str, str], at: Owned | None) -> httpx.Response:
+    def send(self, client: httpx.Client, call: str, headers: dict[str, str], at: Owned | None) -> httpx.Response:
         """Make a valid call about the sessions of this owner, or about an unknown session."""
         method, path = call.split()
         path = path.format(
-            session_id="nobody" if at is None else (at.planned if call in MOVES else at.live)["id"],
+            session_id="nobody" if at is None else (at.planned if call in NEED_SCHEDULED else at.live)["id"],
             participant_id=at.participant if at else "nobody",
             key="RIGHTS",
             pin=self.sessions["other"].live["pin"],
@@ -141,7 +141,7 @@ class Situation:
             organization_id=1,
             type_id=3,
             name="nobody",
-            number=7 if call.endswith(("/calendar", "/freebusy")) else 1000,  # the agent who asks, or nobody
+            number=7 if call.endswith(("/calendar", "/freebusy")) else 1000,  # the caller, or an unknown agent
             secret="none",
             series_id="nobody",
         )
@@ -183,7 +183,7 @@ class Situation:
             return {"ids": ",".join(owned.live["id"] for owned in self.sessions.values())}
         return None
 
-    def own(self, whose: str) -> Owned:
+    def create_sessions(self, whose: str) -> Owned:
         """Create sessions of this owner."""
         agent = OWNERS[whose]
         client, headers = (self.daemon.http, {"Session-id": self.daemon.tokens[agent]}) if agent else (self.local, {})
@@ -208,7 +208,7 @@ class Situation:
 def situation(each_daemon: Daemon) -> Iterator[Situation]:
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(each_daemon.socket)), timeout=20) as local:
         situation = Situation(each_daemon, local)
-        situation.sessions = {whose: situation.own(whose) for whose in OWNERS}
+        situation.sessions = {whose: situation.create_sessions(whose) for whose in OWNERS}
         yield situation
 
 
@@ -240,8 +240,8 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
     for way, client, headers in situation.ways(role):
         me = "local" if client is situation.local else role
         if not of_a_session:
-            answer = situation.ask(client, call, headers, situation.sessions["other"])
-            _check(answer, allowed=may != "-", known=role != "nobody", said=f"{role} by {way}: {call}")
+            answer = situation.send(client, call, headers, situation.sessions["other"])
+            _check(answer, allowed=may != "-", known=role != "nobody", context=f"{role} by {way}: {call}")
             if may in ("own", "all", "masked", "none") and answer.status_code == 200 and "/agents/" not in call:
                 assert _seen(situation, call, answer) == _expected_secrets(situation, may, me), (
                     f"{role} by {way}: {call}"
@@ -249,16 +249,16 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
             continue
         for whose in ["other", *([me] if me in OWNERS else [])]:
             allowed = may in ("all", "masked") or (may == "own" and whose == me)
-            # What is allowed changes something: a session of its own for it.
+            # An allowed call changes the session, so it gets a new one.
             at = situation.sessions[whose]
             if allowed and changes:
-                at = situation.own(whose)
-            answer = situation.ask(client, call, headers, at)
-            said = f"{role} by {way}: {call} on {whose}'s session"
-            _check(answer, allowed=allowed, known=role != "nobody", said=said)
+                at = situation.create_sessions(whose)
+            answer = situation.send(client, call, headers, at)
+            context = f"{role} by {way}: {call} on {whose}'s session"
+            _check(answer, allowed=allowed, known=role != "nobody", context=context)
             if allowed and call == "GET /v3/supportsession/{session_id}":
-                assert _masked(answer.json()) is (may == "masked"), said
-        gone = situation.ask(client, call, headers, None)
+                assert _masked(answer.json()) is (may == "masked"), context
+        gone = situation.send(client, call, headers, None)
         by_role_alone = "own" not in RIGHTS[call].split()
         if role == "nobody":
             assert gone.status_code == 401, f"{role} by {way}: {call} on no session"
@@ -267,13 +267,13 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
     if changes:
         assert situation.versions() == before
     if "signout" in call:
-        situation.begun.clear()
+        situation.agent_sessions.clear()
 
 
-def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> None:
+def _check(answer: httpx.Response, *, allowed: bool, known: bool, context: str) -> None:
     if allowed:
-        # Past the question of rights: an unknown webhook, agent, calendar, series or code is refused, and so is the
-        # real clock.
+        # After authorization, a call may fail because its webhook, agent, calendar, series or code is unknown, or
+        # because the clock is no test clock.
         assert answer.status_code == 200 or answer.json()["refcode"] in (
             109404,
             113404,
@@ -281,10 +281,10 @@ def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> 
             118404,
             119404,
             120409,
-        ), f"{said}: {answer.text}"
+        ), f"{context}: {answer.text}"
         return
     body = answer.json()
-    assert (answer.status_code, body["refcode"]) == ((403, 104403) if known else (401, 104401)), said
+    assert (answer.status_code, body["refcode"]) == ((403, 104403) if known else (401, 104401)), context
     assert set(body) == {"code", "refcode", "description", "errors"}
 
 

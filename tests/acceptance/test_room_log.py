@@ -1,4 +1,4 @@
-"""The log has what a service desk needs to answer people who could not enter a room, or were put out of one."""
+"""The log has what a service desk needs to explain why people could not enter a room, or were removed from one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Desk:
         return person
 
     def refused(self, address: str, session: JSON | None = None, **join: Any) -> JSON:
-        """Join in vain; return the line about it."""
+        """Join, which must fail; return the log line about it."""
         before = len(self.lines(address))
         person = self.connect(address, session)
         with contextlib.suppress(ConnectionClosed):
@@ -62,8 +62,8 @@ class Desk:
         """Return the latest line about the end of a connection from this address."""
         return self.daemon.logged("http.websocket", remote_ip=address)
 
-    def has_it(self, line: JSON, name: str) -> bool:
-        """Return whether a line can be found by session, ticket, label and name."""
+    def matches(self, line: JSON, name: str) -> bool:
+        """Return whether a log line has the session, ticket and label of this desk, and this participant's name."""
         return (line["session_id"], line["external_key"], line["label"], line["participant_name"]) == (
             self.session["id"], self.ticket, self.session["label"], name,
         )  # fmt: skip
@@ -76,7 +76,7 @@ def test_somebody_who_is_refused_is_found_by_ticket_and_name_with_the_reason(
     for address in ("10.1.0.1", "10.1.0.2"):
         at.connect(address).join()
     line = at.refused("10.1.0.3", name="Mr Late")
-    assert at.has_it(line, "Mr Late")
+    assert at.matches(line, "Mr Late")
     assert (line["close_code"], line["refcode"]) == (4429, 102429)
     assert line["message"].startswith(
         "WebSocket /v3/rooms/{session_id} of Mr Late at 10.1.0.3 closed with 4429 (The session has 2 participants, the "
@@ -84,15 +84,15 @@ def test_somebody_who_is_refused_is_found_by_ticket_and_name_with_the_reason(
 
     other = Desk(desk, people, 2)
     line = other.refused("10.1.0.4", name="Ben", role="host", key=key_of(at.session))
-    assert other.has_it(line, "Ben")
+    assert other.matches(line, "Ben")
     assert (line["refcode"], line["close_reason"]) == (112403, "The host key is not valid for this session")
-    assert other.has_it(desk.logged("room.wrong_key", remote_ip="10.1.0.4"), "Ben")
+    assert other.matches(desk.logged("room.wrong_key", remote_ip="10.1.0.4"), "Ben")
 
     desk.join(other.session["id"], "Alan")
     line = other.refused("10.1.0.5", name="Mrs Page")
-    assert other.has_it(line, "Mrs Page")
+    assert other.matches(line, "Mrs Page")
     assert line["refcode"] == 112409
-    assert other.has_it(desk.logged("room.other_source", session_id=other.session["id"]), "Mrs Page")
+    assert other.matches(desk.logged("room.other_source", session_id=other.session["id"]), "Mrs Page")
 
 
 def test_an_unknown_id_is_in_no_line(desk: Daemon, people: contextlib.ExitStack) -> None:
@@ -110,8 +110,8 @@ def test_a_line_of_one_reason_does_not_hide_another_one_from_the_same_address(
     desk.join(one.session["id"], "Alan")
     desk.join(two.session["id"], "Alan")
     assert one.refused("10.1.2.1", {"id": "wrong"}, name="x")["refcode"] == 101404
-    assert one.has_it(one.refused("10.1.2.1", name="Mrs Novak"), "Mrs Novak")
-    assert two.has_it(two.refused("10.1.2.1", name="Mr Novak"), "Mr Novak")
+    assert one.matches(one.refused("10.1.2.1", name="Mrs Novak"), "Mrs Novak")
+    assert two.matches(two.refused("10.1.2.1", name="Mr Novak"), "Mr Novak")
     line = one.refused("10.1.2.1", name="\u202eMr Novak")
     assert (line["refcode"], line["external_key"]) == (112400, one.ticket)
     assert "participant_name" not in line
@@ -146,7 +146,7 @@ def test_the_page_that_may_not_open_a_websocket_is_named(desk: Daemon) -> None:
     assert line["origin"] == r"https://\x85" + "x" * 191
 
 
-def test_the_end_of_a_visit_has_its_reason(desk: Daemon, people: contextlib.ExitStack) -> None:
+def test_the_log_has_the_reason_for_the_end_of_a_connection(desk: Daemon, people: contextlib.ExitStack) -> None:
     at = Desk(desk, people, 5, agentPrefs={"knock": True})
     host, guest = at.connect("10.1.3.1"), at.connect("10.1.3.2")
     host.host("Ada")
@@ -157,24 +157,24 @@ def test_the_end_of_a_visit_has_its_reason(desk: Daemon, people: contextlib.Exit
     again.come_back(guest.resume)
     assert guest.wait_for_end() == 4409
     assert at.line("10.1.3.2")["close_reason"] == "replaced"
-    assert at.has_it(desk.logged("room.replaced", participant_id=guest.participant), "Grace")
+    assert at.matches(desk.logged("room.replaced", participant_id=guest.participant), "Grace")
     host.send("remove", participant=guest.participant)
     assert again.wait_for_end() == 4403
     line = at.line("10.1.3.4")
-    assert at.has_it(line, "Grace")
+    assert at.matches(line, "Grace")
     assert (line["close_reason"], line["actor"]) == ("removed", f"guest:{guest.participant}")
     desk.command("close", at.session["id"])
     assert host.wait_for_end() == 4410
     assert at.line("10.1.3.1")["close_reason"] == "closed"
 
 
-def test_somebody_who_leaves_has_no_reason_of_the_daemon(desk: Daemon, people: contextlib.ExitStack) -> None:
+def test_the_log_has_no_close_reason_for_somebody_who_leaves(desk: Daemon, people: contextlib.ExitStack) -> None:
     at = Desk(desk, people, 6)
     guest = at.connect("10.1.4.1")
     guest.join("Grace")
     guest.send("leave")
     assert guest.wait_for_end() == 1000
     line = at.line("10.1.4.1")
-    assert at.has_it(line, "Grace")
+    assert at.matches(line, "Grace")
     assert "close_reason" not in line
     assert "refcode" not in line

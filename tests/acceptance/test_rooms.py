@@ -1,4 +1,4 @@
-"""The daemon's own rooms, with real daemons and real WebSockets: who is really there drives the state machine."""
+"""The daemon's own rooms, with real daemons and real WebSockets: the connections of people cause the transitions."""
 
 import contextlib
 import json
@@ -27,10 +27,10 @@ QUICK: dict[str, Any] = {
     "rooms": {"reconnect": "1s", "restart": "3s"},
     "lifecycle": {"lead": "1s", "empty_timeout": "1s"},
 }
-"""Short time-outs, for tests in which somebody is gone."""
+"""Short time-outs, for tests in which a connection stays lost."""
 
 PATIENT: dict[str, Any] = {"rooms": {"reconnect": "2m", "restart": "2m"}, "lifecycle": {"lead": "1s"}}
-"""Long times, for tests in which nobody must leave because the machine is busy."""
+"""Long time-outs, for tests in which a lost connection or a busy machine must not end anybody's participation."""
 
 Enter = Callable[[Daemon, JSON], Person]
 
@@ -59,7 +59,7 @@ def patient(request: pytest.FixtureRequest) -> Daemon:
 
 @pytest.fixture
 def connected() -> Iterator[Enter]:
-    """Return a function that connects somebody to a session's room."""
+    """Return a function that connects a person to the room of a session."""
     with contextlib.ExitStack() as stack:
 
         def enter(daemon: Daemon, session: JSON) -> Person:
@@ -75,8 +75,8 @@ def recorded(daemon: Daemon, session: JSON) -> list[str]:
     return [event["type"] for event in daemon.events(session["id"])][1:]
 
 
-def is_refused(daemon: Daemon, session: JSON, **join: Any) -> tuple[int, int]:
-    """Connect and join; return the refcode of the error, and the code of the end."""
+def refusal(daemon: Daemon, session: JSON, **join: Any) -> tuple[int, int]:
+    """Try to join, and expect to be disconnected; return the refcode of the error (0: none) and the close code."""
     person = Person(daemon.url, session)
     try:
         with contextlib.suppress(ConnectionClosed):
@@ -125,9 +125,9 @@ def test_a_host_and_two_people_go_through_a_session(patient: Daemon, connected: 
     assert host.last == {"type": "closed", "reason": "closed", "by": "host"}
 
     events = patient.events(session["id"])
-    told = [(event["type"].partition(".")[2], event["actor"]) for event in events][1:]
+    history = [(event["type"].partition(".")[2], event["actor"]) for event in events][1:]
     ada = f"host:{host.participant}"
-    assert told == [
+    assert history == [
         ("active", "room"), ("joined", "room"), ("knocked", "room"), ("admitted", ada), ("joined", ada),
         ("knocked", "room"), ("denied", ada), ("knocked", "room"), ("admitted", ada), ("joined", ada), ("left", ada),
         ("left", "room"), ("closed", ada),
@@ -162,7 +162,7 @@ def test_a_host_may_not_touch_the_people_of_another_session(patient: Daemon, con
     assert patient.session(foreign["id"])["participants"] == 1
 
 
-def test_who_is_early_joins_by_itself_at_the_opening(patient: Daemon, connected: Enter) -> None:
+def test_an_early_guest_joins_automatically_at_the_opening(patient: Daemon, connected: Enter) -> None:
     session = patient.make(startTime=from_now(hours=1))
     early = connected(patient, session)
     shown = early.wait_for("session")["session"]
@@ -177,7 +177,7 @@ def test_who_is_early_joins_by_itself_at_the_opening(patient: Daemon, connected:
     early.wait_for_people("Grace")
 
 
-def test_who_is_early_is_told_of_a_cancellation(patient: Daemon, connected: Enter) -> None:
+def test_early_guests_are_notified_of_a_cancellation(patient: Daemon, connected: Enter) -> None:
     session = patient.make(startTime=from_now(hours=1))
     early, looking = connected(patient, session), connected(patient, session)
     early.send("join", name="Grace")
@@ -209,7 +209,7 @@ def test_a_page_that_reloads_is_the_same_participant_and_no_event_is_recorded(
     assert recorded(patient, session) == ["session.active", "participant.joined", "participant.joined"]
 
 
-def test_who_waits_can_reload_too(patient: Daemon, connected: Enter) -> None:
+def test_a_waiting_guest_can_reload_too(patient: Daemon, connected: Enter) -> None:
     session = patient.make(agentPrefs={"knock": True})
     host, before = connected(patient, session), connected(patient, session)
     host.host()
@@ -246,10 +246,10 @@ def test_a_client_that_vanishes_leaves_and_the_session_closes(quick: Daemon, con
     eventually(lambda: quick.session(session["id"])["status"] == "closed")
     assert quick.session(session["id"])["closeReason"] == "empty"
     assert recorded(quick, session)[-2:] == ["participant.left", "session.closed"]
-    assert is_refused(quick, session, resume=going.resume) == (0, 4410)
+    assert refusal(quick, session, resume=going.resume) == (0, 4410)
 
 
-def test_who_does_not_come_back_in_time_has_left_for_good(quick: Daemon, connected: Enter) -> None:
+def test_a_guest_who_does_not_come_back_in_time_has_left_for_good(quick: Daemon, connected: Enter) -> None:
     session = quick.make()
     staying, going = connected(quick, session), connected(quick, session)
     staying.join("Grace")
@@ -257,7 +257,7 @@ def test_who_does_not_come_back_in_time_has_left_for_good(quick: Daemon, connect
     going.close()
     staying.wait_for_people("Grace", "Alan")
     staying.wait_for_people("Grace")
-    assert is_refused(quick, session, resume=going.resume) == (112404, 4404)
+    assert refusal(quick, session, resume=going.resume) == (112404, 4404)
     staying.send("leave")
 
 
@@ -304,7 +304,7 @@ def test_a_restart_closes_with_1012_and_people_reconnect(
     assert recorded(daemon, session) == ["session.active", "participant.joined"]
 
 
-# --- ended means ended ------------------------------------------------------------------------------------------------
+# --- no way back after the end ----------------------------------------------------------------------------------------
 
 
 def in_room(daemon: Daemon, session: JSON, connected: Enter) -> list[Person]:
@@ -315,15 +315,15 @@ def in_room(daemon: Daemon, session: JSON, connected: Enter) -> list[Person]:
 
 
 def no_key_opens(daemon: Daemon, session: JSON, people: list[Person]) -> None:
-    """Check that nothing lets anybody into a closed session."""
+    """Check that no key lets anybody into a closed session."""
     for person in people:
-        assert is_refused(daemon, session, resume=person.resume) == (0, 4410)
-    assert is_refused(daemon, session, name="Ada", role="host", key=key_of(session)) == (0, 4410)
-    assert is_refused(daemon, session, name="Grace") == (0, 4410)
+        assert refusal(daemon, session, resume=person.resume) == (0, 4410)
+    assert refusal(daemon, session, name="Ada", role="host", key=key_of(session)) == (0, 4410)
+    assert refusal(daemon, session, name="Grace") == (0, 4410)
 
 
 @pytest.mark.parametrize(("by", "closer"), [("anna", "agent"), ("supervisor", "operator")])
-def test_everybody_is_told_who_has_closed_the_session(patient: Daemon, connected: Enter, by: str, closer: str) -> None:
+def test_the_last_message_shows_who_closed_the_session(patient: Daemon, connected: Enter, by: str, closer: str) -> None:
     session = patient.make(by="anna")
     people = in_room(patient, session, connected)
     patient.delete(f"/supportsession/{session['id']}", by=by)
@@ -363,12 +363,12 @@ def test_an_expiry_puts_out_those_who_wait(start_daemon: StartDaemon, connected:
     no_key_opens(daemon, session, [waiting])
 
 
-def test_who_was_removed_cannot_come_back_with_the_resume_key(patient: Daemon, connected: Enter) -> None:
+def test_a_removed_guest_cannot_come_back_with_the_resume_key(patient: Daemon, connected: Enter) -> None:
     session = patient.make()
     host, guest = in_room(patient, session, connected)
     host.send("remove", participant=guest.participant)
     assert guest.wait_for_end() == 4403
-    assert is_refused(patient, session, resume=guest.resume) == (112404, 4404)
+    assert refusal(patient, session, resume=guest.resume) == (112404, 4404)
 
 
 def reload(daemon: Daemon) -> None:
@@ -425,20 +425,20 @@ def test_an_agent_who_is_removed_or_has_no_token_has_no_hosts(
         assert is_put_out(host)
         guest.wait_for_people("Grace")
         assert is_put_out(early)
-        assert is_refused(daemon, session, resume=host.resume) == (112404, 4404)  # they have left
-        assert is_refused(daemon, original, resume=away.resume) == (113403, 4403)
+        assert refusal(daemon, session, resume=host.resume) == (112404, 4404)  # the host has left
+        assert refusal(daemon, original, resume=away.resume) == (113403, 4403)
         for one, key in ((session, key_of(session)), (original, original["hostAuthToken"]), (later, key_of(later))):
-            assert is_refused(daemon, one, name="Ada", role="host", key=key) == (113403, 4403)
-        # A wrong key gets the same answer as before: only who has the key learns about the agent.
-        assert is_refused(daemon, session, name="Eve", role="host", key="wrong") == (112403, 4403)
-        assert is_refused(daemon, session, resume="wrong") == (112404, 4404)
+            assert refusal(daemon, one, name="Ada", role="host", key=key) == (113403, 4403)
+        # A wrong key gets the same answer as before: only the right key shows that the agent has been removed.
+        assert refusal(daemon, session, name="Eve", role="host", key="wrong") == (112403, 4403)
+        assert refusal(daemon, session, resume="wrong") == (112404, 4404)
         assert recorded(daemon, session)[-1] == "participant.left"
         daemon.logged("room.host_revoked", session_id=session["id"], participant_id=host.participant)
-        # Guests are the organization's, and hosts of others are not concerned.
+        # Guests of the session and hosts of other agents stay.
         connected(daemon, session).join("Alan")
         other_host.send("leave")
         assert other_host.wait_for_end() == 1000
-        # The keys open again when the agent may act again.
+        # The keys are valid again when the agent may act again.
         daemon.configure(**settings)
         reload(daemon)
         connected(daemon, session).host()
@@ -483,7 +483,7 @@ def test_nobody_answers_a_knock(start_daemon: StartDaemon, connected: Enter) -> 
     assert recorded(daemon, session) == ["participant.knocked", "participant.denied"]
     assert daemon.events(session["id"])[-1]["actor"] == "clock"
     assert daemon.logged("http.websocket")["close_reason"] == "denied: timeout"
-    assert is_refused(daemon, session, resume=guest.resume) == (112404, 4404)
+    assert refusal(daemon, session, resume=guest.resume) == (112404, 4404)
 
 
 def test_nobody_answers_a_knock_of_somebody_who_was_early(start_daemon: StartDaemon, connected: Enter) -> None:
@@ -503,12 +503,12 @@ def test_forged_and_foreign_keys_open_nothing(patient: Daemon, connected: Enter)
     guest = connected(patient, foreign)
     guest.join()
     for key in ("x", "x" * 32, key_of(foreign), "ключ", "\x00"):
-        assert is_refused(patient, session, name="Eve", role="host", key=key) == (112403, 4403)
-    assert is_refused(patient, session, name="Eve", role="host") == (112403, 4403)
+        assert refusal(patient, session, name="Eve", role="host", key=key) == (112403, 4403)
+    assert refusal(patient, session, name="Eve", role="host") == (112403, 4403)
     for resume in ("x", "x" * 32, guest.resume, key_of(session)):
-        assert is_refused(patient, session, resume=resume) == (112404, 4404)
+        assert refusal(patient, session, resume=resume) == (112404, 4404)
     assert patient.session(session["id"])["participants"] == 0
-    assert is_refused(patient, {**session, "id": "nobody"}, name="Eve") == (101404, 4404)
+    assert refusal(patient, {**session, "id": "nobody"}, name="Eve") == (101404, 4404)
 
 
 def test_the_host_token_of_the_original_opens_the_room_for_the_host(patient: Daemon, connected: Enter) -> None:
@@ -517,12 +517,12 @@ def test_the_host_token_of_the_original_opens_the_room_for_the_host(patient: Dae
     assert host.join("Ada", role="host", key=session["hostAuthToken"])["role"] == "host"
 
 
-def test_guesses_are_limited_and_whoever_is_in_stays(start_daemon: StartDaemon, connected: Enter) -> None:
+def test_guesses_are_limited_and_participants_stay(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(limits={"failed_tokens": "5/hour"})
     session = daemon.make()
     guest = connected(daemon, session)
     guest.join()
-    answers = [is_refused(daemon, session, name="Eve", role="host", key=f"key {number}") for number in range(8)]
+    answers = [refusal(daemon, session, name="Eve", role="host", key=f"key {number}") for number in range(8)]
     assert answers == [(112403, 4403)] * 5 + [(104429, 4429)] * 3
     daemon.logged("room.limited")
     guest.send("leave")
@@ -556,7 +556,7 @@ def test_whoever_has_a_right_link_gets_in_although_a_neighbour_guesses(
 ) -> None:
     daemon = start_daemon(limits={"failed_tokens": "3/hour"})
     session = daemon.make(type="support")
-    wrong = [is_refused(daemon, {**session, "id": f"guess{number}"}, name="Eve") for number in range(5)]
+    wrong = [refusal(daemon, {**session, "id": f"guess{number}"}, name="Eve") for number in range(5)]
     assert wrong == [(101404, 4404)] * 3 + [(104429, 4429)] * 2
     # The neighbour goes on in parallel.
     guessers = [connected(daemon, {**session, "id": f"more{number}"}) for number in range(10)]
@@ -564,7 +564,7 @@ def test_whoever_has_a_right_link_gets_in_although_a_neighbour_guesses(
     assert guest.join("Grace")["role"] == "guest"
     assert host.join("Ada", role="host", key=key_of(session))["role"] == "host"
     assert {guesser.wait_for_end() for guesser in guessers} == {4429}
-    assert is_refused(daemon, session, name="Eve", role="host", key="wrong") == (104429, 4429)
+    assert refusal(daemon, session, name="Eve", role="host", key="wrong") == (104429, 4429)
     assert daemon.session(session["id"])["participants"] == 2
 
 
@@ -583,7 +583,7 @@ def test_resume_keys_of_people_who_have_left_are_no_guesses(start_daemon: StartD
     daemon = start_daemon(limits={"failed_tokens": "1/hour"})
     session = daemon.make()
     for _ in range(3):
-        assert is_refused(daemon, session, resume="x" * 32) == (112404, 4404)
+        assert refusal(daemon, session, resume="x" * 32) == (112404, 4404)
     assert connected(daemon, session).join()["type"] == "joined"
 
 
@@ -635,20 +635,20 @@ def test_later_messages_that_are_wrong_get_an_error_and_unknown_members_are_igno
     assert person.received[-4]["participants"][0]["name"] == "Ada\u200d"
 
 
-def test_a_session_that_is_full_says_so(start_daemon: StartDaemon, connected: Enter) -> None:
+def test_a_full_session_refuses_another_guest(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(limits={"participants_per_session": 2})
     session, knocking = daemon.make(), daemon.make(agentPrefs={"knock": True})
     for one in (session, knocking):
         for _ in range(2):
             connected(daemon, one).join()
-        assert is_refused(daemon, one, name="Third") == (102429, 4429)
+        assert refusal(daemon, one, name="Third") == (102429, 4429)
 
 
 def test_the_configuration_limits_the_length_of_names(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(limits={"participant_name": 3})
     session = daemon.make()
     connected(daemon, session).join("Ada")
-    assert is_refused(daemon, session, name="Adam") == (112400, 4400)
+    assert refusal(daemon, session, name="Adam") == (112400, 4400)
     page = daemon.http.get(f"{daemon.url}/?{session['id']}").text
     assert '<input id="name" name="name" autocomplete="name" maxlength="3"' in page
 
@@ -656,7 +656,7 @@ def test_the_configuration_limits_the_length_of_names(start_daemon: StartDaemon,
 def test_a_session_has_one_source_of_presence_at_a_time(patient: Daemon, connected: Enter) -> None:
     session = patient.make()
     reported = patient.join(session["id"], "Alan").json()["participantId"]
-    assert is_refused(patient, session, name="Grace") == (112409, 4409)
+    assert refusal(patient, session, name="Grace") == (112409, 4409)
     patient.logged("room.other_source", session_id=session["id"], source="participants")
     patient.delete(f"/supportsession/{session['id']}/participants/{reported}", by="room")
     guest = connected(patient, session)
@@ -729,7 +729,7 @@ def test_a_guest_who_is_gone_leaves_the_door_and_knocks_again_once(quick: Daemon
     host.wait_for_people("Grace", kind="knocking")
     gone.vanish()
     host.wait_for_people(kind="knocking")
-    assert is_refused(quick, session, resume=gone.resume) == (112404, 4404)
+    assert refusal(quick, session, resume=gone.resume) == (112404, 4404)
     for answer in ("deny", "admit"):
         again = connected(quick, session)
         again.join("Grace")
@@ -739,7 +739,7 @@ def test_a_guest_who_is_gone_leaves_the_door_and_knocks_again_once(quick: Daemon
     assert again.wait_for("joined")["participant"] == again.participant
 
 
-def test_a_host_who_comes_back_sees_who_waits_and_puts_out_who_is_gone(patient: Daemon, connected: Enter) -> None:
+def test_a_host_who_comes_back_sees_waiting_guests_and_can_remove_a_lost_one(patient: Daemon, connected: Enter) -> None:
     session = patient.make(agentPrefs={"knock": True})
     host, grace = connected(patient, session), connected(patient, session)
     host.host("Ada")
@@ -753,10 +753,10 @@ def test_a_host_who_comes_back_sees_who_waits_and_puts_out_who_is_gone(patient: 
     back.wait_for_people("Ada", "Grace")
     back.send("remove", participant=grace.participant)
     back.wait_for_people("Ada")
-    assert is_refused(patient, session, resume=grace.resume) == (112404, 4404)
+    assert refusal(patient, session, resume=grace.resume) == (112404, 4404)
 
 
-def test_whoever_comes_back_sees_who_has_left_meanwhile(patient: Daemon, connected: Enter) -> None:
+def test_a_guest_who_comes_back_sees_who_has_left_meanwhile(patient: Daemon, connected: Enter) -> None:
     session = patient.make()
     grace, alan = connected(patient, session), connected(patient, session)
     grace.join("Grace")
@@ -817,10 +817,10 @@ def test_a_close_beside_joins_and_admissions_on_two_daemons_ends_all_of_them(
         assert events[-1] == "session.closed"
         assert events.count("session.closed") == 1
         for person in (*hosts, *guests):
-            assert is_refused(two[1], session, resume=person.resume) == (0, 4410)
+            assert refusal(two[1], session, resume=person.resume) == (0, 4410)
 
 
-def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemon], connected: Enter) -> None:
+def test_people_of_one_session_can_use_different_daemons(two: tuple[Daemon, Daemon], connected: Enter) -> None:
     one, other = two
     session = one.make(agentPrefs={"knock": True})
     host, guest = connected(one, session), connected(other, session)
@@ -830,7 +830,7 @@ def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemo
     host.send("admit", participant=guest.participant)
     guest.wait_for_people("Ada", "Grace")
     host.wait_for_people("Ada", "Grace")
-    # A page may come back to the other daemon, which is no event.
+    # A page may reconnect to the other daemon. That records no event.
     guest.close()
     moved = connected(one, session)
     assert moved.come_back(guest.resume)["participant"] == guest.participant
@@ -843,7 +843,7 @@ def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemo
         assert person.wait_for_end() == 4410
         assert person.last == {"type": "closed", "reason": "closed", "by": "agent"}
     for daemon in two:
-        assert is_refused(daemon, session, resume=third.resume) == (0, 4410)
+        assert refusal(daemon, session, resume=third.resume) == (0, 4410)
     assert recorded(one, session).count("participant.left") == 0
 
 
@@ -863,7 +863,7 @@ def test_hosts_of_an_agent_who_is_removed_are_put_out_of_all_daemons(
     assert is_put_out(there)
     guest.wait_for_people("Grace")
     for daemon in two:
-        assert is_refused(daemon, session, name="Ada", role="host", key=key_of(session)) == (113403, 4403)
+        assert refusal(daemon, session, name="Ada", role="host", key=key_of(session)) == (113403, 4403)
     assert recorded(one, session).count("participant.left") == 2
 
 
@@ -880,7 +880,7 @@ def test_people_of_a_daemon_that_does_not_come_back_leave(two: tuple[Daemon, Dae
     other.logged("room.lease_lost", participants=1)
 
 
-def test_the_first_connection_is_told_that_another_daemon_has_its_person(
+def test_the_first_connection_ends_when_its_guest_reconnects_to_another_daemon(
     two: tuple[Daemon, Daemon], connected: Enter
 ) -> None:
     one, other = two

@@ -16,7 +16,7 @@ from tminus.storage.backup import back_up
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can drop its privileges"),
 ]
 
 NOBODY = 65534
@@ -42,7 +42,7 @@ def daemon_of_nobody(make_daemon: StartDaemon) -> Daemon:
 
 
 def run_all(daemon: Daemon, backup: Path, folder: Path) -> "dict[str, subprocess.CompletedProcess[str]]":
-    """Run all commands that the documentation names for root in a state directory."""
+    """Run all commands that the documentation lets root run on a state directory."""
     return {
         "restore": daemon.command("db", "restore", str(backup)),
         "check": daemon.command("db", "check"),
@@ -53,11 +53,11 @@ def run_all(daemon: Daemon, backup: Path, folder: Path) -> "dict[str, subprocess
     }
 
 
-def planted_link(victim: Path, name: Path) -> None:
+def planted_symlink(victim: Path, name: Path) -> None:
     name.symlink_to(victim)
 
 
-def planted_second_name(victim: Path, name: Path) -> None:
+def planted_hard_link(victim: Path, name: Path) -> None:
     name.hardlink_to(victim)
 
 
@@ -69,15 +69,15 @@ def planted_pipe(_victim: Path, name: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "plant"),
     [
-        ("tminus.lock", planted_link),
-        ("tminus.lock", planted_second_name),
+        ("tminus.lock", planted_symlink),
+        ("tminus.lock", planted_hard_link),
         ("tminus.lock", planted_pipe),
-        ("tminus.db-lock", planted_link),
-        ("tminus.db", planted_link),
-        ("tminus.db", planted_second_name),
-        ("tminus.db-wal", planted_link),
-        ("tminus.db-shm", planted_link),
-        (".tminus-x.half", planted_link),
+        ("tminus.db-lock", planted_symlink),
+        ("tminus.db", planted_symlink),
+        ("tminus.db", planted_hard_link),
+        ("tminus.db-wal", planted_symlink),
+        ("tminus.db-shm", planted_symlink),
+        (".tminus-x.half", planted_symlink),
         (".tminus-x.half", planted_pipe),
     ],
 )
@@ -95,7 +95,7 @@ def test_links_in_a_state_directory_do_not_lead_root_to_other_files(
 
     found = victim.stat()
     assert (victim.read_text(), found.st_uid, found.st_mode & 0o777) == ("root:secret", 0, 0o600), done
-    assert list(victims.iterdir()) == [victim], "nothing is made beside it either"
+    assert list(victims.iterdir()) == [victim], "no other file is created there"
     for one in done.values():
         assert "Traceback" not in one.stderr
         assert "secret" not in one.stdout + one.stderr
@@ -107,17 +107,17 @@ def test_links_in_a_state_directory_do_not_lead_root_to_other_files(
 def test_files_that_root_creates_in_a_state_directory_belong_to_its_owner(
     daemon_of_nobody: Daemon, backup: Path, tmp_path: Path, mode: int
 ) -> None:
-    daemon_of_nobody.home.chmod(mode)  # so systemd keeps the state of a service with DynamicUser=
+    daemon_of_nobody.home.chmod(mode)  # 0o700: as /var/lib/private, which has the state of services with DynamicUser=
 
     done = run_all(daemon_of_nobody, backup, tmp_path)
 
     assert {name: one.returncode for name, one in done.items()} == dict.fromkeys(done, 0), done
     owners = {one.name: (one.stat().st_uid, one.stat().st_mode & 0o777) for one in daemon_of_nobody.state.iterdir()}
     assert owners == dict.fromkeys(("tminus.db", "tminus.db-lock", "tminus.lock"), (NOBODY, 0o600))
-    assert (tmp_path / "another.db").stat().st_uid == 0, "a backup is whose directory it is in"
+    assert (tmp_path / "another.db").stat().st_uid == 0, "a backup belongs to the owner of its directory"
 
 
-def test_the_lock_file_is_readable_by_its_owner_only_also_if_it_was_not_before(make_daemon: StartDaemon) -> None:
+def test_the_lock_file_is_readable_by_its_owner_only_even_if_it_was_not_before(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.state.mkdir()
     (daemon.state / "tminus.lock").touch(0o644)
@@ -131,26 +131,26 @@ def test_root_does_not_use_a_state_directory_of_another_user_in_its_working_dire
     prepared = daemon.home / "var"
     prepared.mkdir()
     os.chown(prepared, NOBODY, NOBODY)
-    says = f"{prepared}: belongs to nobody: to use it anyway, set STATE_DIRECTORY to it"
+    error = f"{prepared}: belongs to nobody: to use it anyway, set STATE_DIRECTORY to it"
 
     for arguments in (("db", "restore", str(daemon.config)), ("db", "upgrade"), ("db", "check"), ("advance",)):
         done = daemon.command(*arguments, STATE_DIRECTORY="")
-        assert (done.returncode, done.stderr) == (1, f"tminus: {says}\n")
+        assert (done.returncode, done.stderr) == (1, f"tminus: {error}\n")
     daemon.spawn(STATE_DIRECTORY="")
-    assert daemon.logged("daemon.failed")["error"] == says
+    assert daemon.logged("daemon.failed")["error"] == error
     assert list(prepared.iterdir()) == []
 
 
 def test_a_command_in_a_removed_directory_reports_it(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     removed = daemon.home / "gone"
-    says = "var: the working directory was removed: set STATE_DIRECTORY to the state directory"
+    error = "var: the working directory was removed: set STATE_DIRECTORY to the state directory"
     shell = f"mkdir {removed} && cd {removed} && rmdir {removed} && exec"
-    for arguments, code, told in (("db check", 1, says), ("run", 1, says), ("list", 6, "there is no daemon at")):
+    for arguments, code, message in (("db check", 1, error), ("run", 1, error), ("list", 6, "there is no daemon at")):
         done = subprocess.run(
             ["sh", "-c", f"{shell} {TMINUS} {arguments}"],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == code
-        assert told in done.stdout + done.stderr
+        assert message in done.stdout + done.stderr
         assert "Traceback" not in done.stderr

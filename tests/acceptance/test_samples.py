@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[tuple[Daemon, Receiver]]:
-    """A daemon whose only endpoint gets nothing but closed sessions."""
+    """A daemon with one endpoint, which subscribes to `session.closed` only."""
     with Receiver() as receiver:
         daemon = Daemon()
         try:
@@ -49,7 +49,7 @@ def test_every_type_can_be_sent(desk: tuple[Daemon, Receiver], kind: EventType) 
     assert "unknown" not in event["message"]
 
 
-def test_a_sample_has_the_fields_of_a_real_event_and_is_none(desk: tuple[Daemon, Receiver]) -> None:
+def test_a_sample_has_the_fields_of_a_real_event_and_is_not_stored(desk: tuple[Daemon, Receiver]) -> None:
     daemon, receiver = desk
     session = daemon.make()
     (real,) = daemon.events(session["id"])
@@ -82,7 +82,7 @@ def test_the_command_reports_whether_the_sample_has_arrived(desk: tuple[Daemon, 
     unknown = daemon.command("sample-event", "participant.joined", "--to", "nobody")
     mistyped = daemon.command("sample-event", "session.opened", "--to", "desk")
 
-    assert (arrived.returncode, arrived.stdout[:20]) == (0, "desk answered 200 in"), "also while it is paused"
+    assert (arrived.returncode, arrived.stdout[:20]) == (0, "desk answered 200 in"), "even while it is paused"
     assert json.loads(as_json.stdout)["kind"] == "sample"
     assert (refused.returncode, "answered 500" in refused.stderr) == (1, True)
     assert (unknown.returncode, mistyped.returncode) == (3, 2)

@@ -33,13 +33,13 @@ def hashes(daemon: Daemon) -> set[str]:
 def streamed(daemon: Daemon, last: int) -> str:
     """Return the feed as a stream, up to the event with this number."""
     headers = {"Session-id": daemon.tokens["monitor"], "Accept": "text/event-stream"}
-    told = ""
+    text = ""
     with daemon.http.stream("GET", f"{daemon.url}/v3/events", headers=headers) as answer:
         for part in answer.iter_text():
-            told += part
-            if f"id: {last}\n" in told and told.endswith("\n\n"):
+            text += part
+            if f"id: {last}\n" in text and text.endswith("\n\n"):
                 break
-    return told
+    return text
 
 
 def test_no_output_of_a_full_run_contains_a_secret(
@@ -91,7 +91,7 @@ def test_no_output_of_a_full_run_contains_a_secret(
     printed += [page.text, streamed(daemon, last), daemon.get("/webhooks/desk/deliveries?limit=1000").text, *received]
     printed.append(daemon.command("events", "--json").stdout)
     assert all(printed)
-    assert all(session_id in told for session_id in made for told in (page.text, printed[-1], "".join(received)))
+    assert all(session_id in text for session_id in made for text in (page.text, printed[-1], "".join(received)))
     printed.append(daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text)
     assert "tminus_" in printed[-1]
     for arguments in (("check", "--effective"), ("db", "backup", "copy.db", "--json"), ("db", "check", "copy.db")):
@@ -139,19 +139,19 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
         daemon.make(type="support")
         metrics = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token})
         ready = daemon.http.get(f"{daemon.url}/readyz")
-        well = [daemon.command(*words) for words in (("check", "--effective"), ("db", "check"), ("db", "upgrade"))]
-        assert [done.returncode for done in well] == [0, 0, 0], well
+        succeeded = [daemon.command(*words) for words in (("check", "--effective"), ("db", "check"), ("db", "upgrade"))]
+        assert [done.returncode for done in succeeded] == [0, 0, 0], succeeded
         assert daemon.terminate() == 0
     storage["url"] = "postgresql+psycopg://tminus@127.0.0.1:9/tminus"
     daemon.configure(log={"level": "debug"}, storage=storage)
-    badly = [daemon.command("db", *words) for words in (("check",), ("upgrade",), ("backup", "copy.db"))]
-    assert [done.returncode for done in badly] == [1, 1, 1], badly
+    failed = [daemon.command("db", *words) for words in (("check",), ("upgrade",), ("backup", "copy.db"))]
+    assert [done.returncode for done in failed] == [1, 1, 1], failed
     daemon.spawn()
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
     assert daemon.log_lines("daemon.failed")
 
-    printed = [done.stdout + done.stderr for done in (*well, *badly)]
+    printed = [done.stdout + done.stderr for done in (*succeeded, *failed)]
     everything = "\n".join([metrics.text, ready.text, *printed, daemon.log.read_text(), daemon.errors.read_text()])
     assert_contains_no_secret(everything, [password])
 
@@ -159,7 +159,7 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
 def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
     make_daemon: StartDaemon,
 ) -> None:
-    """Neither during deliveries, nor during all kinds of failures, nor in reloads that add, change or refuse it."""
+    """Neither during deliveries, nor in any failure, nor in reloads that add, change or refuse the endpoint."""
     key, new_key = "kJ8vQ2xW5zL1pR7t", "bN4mC6yH9dF3gS0a"
     daemon = make_daemon()
     files = {"secret": SECRET, "other": OTHER_SECRET, "broken": f"{OTHER_SECRET}!"}
@@ -169,7 +169,8 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
     def configure(url: str, *names: str) -> None:
         desk = {"name": "desk", "url": url, "secret_file": [str(daemon.home / name) for name in names]}
         nobody = {"name": "nobody", "url": f"http://localhost:9/?key={key}", "secret_file": str(daemon.home / "secret")}
-        odd = {**nobody, "name": "odd", "url": f"http://127.0.0.1:1/?key={key}", "from": "beginning"}  # nor there
+        # Nothing listens on these two ports.
+        odd = {**nobody, "name": "odd", "url": f"http://127.0.0.1:1/?key={key}", "from": "beginning"}
         daemon.configure(log={"level": "debug"}, webhooks=[desk, nobody, odd])
 
     def reload() -> None:
@@ -182,7 +183,7 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
         daemon.start()
         receiver.answers = [status(500), hang_up, status(302, Location="http://localhost:9/"), status(503)]
         session = daemon.make()
-        for _ in range(3):  # with what was delivered first they meet all four
+        for _ in range(3):  # with the first delivery, these are four requests: one for each response
             daemon.post("/webhooks/desk/ping")
         for name in ("nobody", "odd"):
             daemon.logged("webhook.failed", endpoint=name)
@@ -190,7 +191,7 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
         daemon.logged("webhook.failed", endpoint="desk")
         daemon.post("/webhooks/desk/resume")
         eventually(lambda: daemon.get("/webhooks/desk").json()["state"] == "idle")
-        assert {request.path for request in receiver.requests} == {f"/hook?key={key}"}, "it is sent, and only there"
+        assert {request.path for request in receiver.requests} == {f"/hook?key={key}"}, "the URL contains the key"
 
         printed = [daemon.command("check", "--effective").stdout]
         configure(f"{receiver.url}?key={new_key}", "broken")
@@ -200,7 +201,7 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
         reload()
         configure(f"{receiver.url.replace('://', f'://{new_key}@')}", "secret")
         reload()
-        configure(f"http://desk..example/?key={new_key}", "secret")  # no request can be made of it
+        configure(f"http://desk..example/?key={new_key}", "secret")  # no request can be sent to this host
         reload()
         configure(f"{receiver.url}?key={new_key}", "other", "secret")
         reload()

@@ -1,4 +1,4 @@
-"""Series on a real daemon: through a change of clocks, a kill, and changes; and series of the configuration."""
+"""Series on a real daemon: daylight saving time, a kill, and changes; and series of the configuration."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
 
 BEGIN = "2027-03-22T12:00:00.000Z"
-"""A Monday, six days before clocks are set ahead in Berlin."""
+"""A Monday, six days before daylight saving time begins in Berlin."""
 
 WEEKDAYS = "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR"
 
@@ -48,18 +48,18 @@ def test_a_series_keeps_its_local_time_and_follows_changes(make_daemon: StartDae
     assert starts(series) == ["03-23T08:00", "03-24T08:00", "03-26T08:00", "03-29T07:00", "03-30T07:00"]
     assert call(daemon, "GET", "/series")["series"][0]["session"]["label"] == "Stand-up"
 
-    # One is moved alone, one is cancelled alone, and the daemon is killed.
+    # One session is moved, one is cancelled, and the daemon is killed.
     moved, cancelled = (one["session"] for one in series["occurrences"][1:3])
     call(daemon, "PUT", f"/supportsession/{moved}", {"startTime": "2027-03-24T10:30:00Z"})
     call(daemon, "DELETE", f"/supportsession/{cancelled}")
     daemon.kill()
     daemon.start()
     happened = daemon.post("/clock", {"advance": "1d"}).json()["events"]
-    told = [event["type"] for event in happened if event["id"] == series["occurrences"][0]["session"]]
-    assert told == ["session.reminder", "session.ready", "session.closed"]
-    assert starts(call(daemon, "GET", path))[-1] == "03-31T07:00", "the next one was made"
+    types = [event["type"] for event in happened if event["id"] == series["occurrences"][0]["session"]]
+    assert types == ["session.reminder", "session.ready", "session.closed"]
+    assert starts(call(daemon, "GET", path))[-1] == "03-31T07:00", "the next session was created"
 
-    # At ten from now on; and at two, from April on.
+    # The series moves to 10:00 at once, and to 14:00 from 31 March.
     changed = call(daemon, "PUT", path, {**body, "dtstart": "2027-03-22T10:00"})
     assert starts(changed) == ["03-24T10:30", "03-29T08:00", "03-30T08:00", "03-31T08:00"]
     assert [one["moved"] for one in changed["occurrences"]][:3] == [True, False, False]
@@ -71,7 +71,7 @@ def test_a_series_keeps_its_local_time_and_follows_changes(make_daemon: StartDae
     daemon.post("/clock", {"advance": "5d"})
     assert starts(call(daemon, "GET", f"/series/{later['id']}"))[:2] == ["03-31T12:00", "04-01T12:00"]
 
-    # Others may not change it; the end cancels what is to come.
+    # Other agents may not change it. Its end cancels the sessions that are to come.
     assert daemon.call("PUT", path, body, by="ben").status_code == 403
     assert starts(call(daemon, "DELETE", f"/series/{later['id']}")) == []
     assert daemon.call("PUT", f"/series/{later['id']}", body, by="anna").json()["refcode"] == 119409
@@ -120,7 +120,7 @@ def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path)
     assert (made["horizon"], made["session"]["reminders"]) == ("6d", ["15m"])
     second, third = (one["session"] for one in made["occurrences"][1:3])
 
-    # One is moved and one cancelled by the commands for sessions; the others are without a day, and at ten.
+    # The commands for sessions move one and cancel one. Then the series loses a day, and moves to 10:00.
     assert daemon.command("reschedule", second, "--by", "30m").returncode == 0
     assert daemon.command("close", third).returncode == 0
     without = made["occurrences"][3]["localStart"][:10]
@@ -169,7 +169,7 @@ def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path)
 
 
 def entry(name: str, hour: int, label: str = "") -> str:
-    """Return a `[[series]]` table: a session each day, of which three are made ahead."""
+    """Return a `[[series]]` table: a session each day, which is created three days ahead."""
     yesterday = datetime.now(UTC) - timedelta(days=1)
     return (
         f'[[series]]\nname = "{name}"\nagent = 7\nrrule = "FREQ=DAILY"\n'
@@ -179,7 +179,7 @@ def entry(name: str, hour: int, label: str = "") -> str:
 
 
 def write(daemon: Daemon, *entries: str) -> Path:
-    """Write the entries into a file of their own, beside the configuration."""
+    """Write the entries into a separate file of the configuration."""
     path = daemon.config.parent / "conf.d" / "series.toml"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(entries))
@@ -187,7 +187,7 @@ def write(daemon: Daemon, *entries: str) -> Path:
 
 
 def configured(number: int, *daemons: Daemon) -> list[JSON]:
-    """Return the lines about series of the configuration, if there are so many."""
+    """Return the log lines about series of the configuration; none if there are fewer than `number`."""
     found = [line for one in daemons for line in one.log_lines("series.configured")]
     return found if len(found) >= number else []
 
@@ -205,7 +205,7 @@ def test_the_configuration_has_series_that_follow_it(make_daemon: StartDaemon, s
     write(daemon, entry("review", hour), entry("stand-up", hour))
     daemon.start()
     series = by_entry(daemon)
-    assert sorted(series) == ["review", "stand-up"], "made before the daemon is ready"
+    assert sorted(series) == ["review", "stand-up"], "created before the daemon is ready"
     review, stand_up = series["review"], series["stand-up"]
     assert len(review["occurrences"]) == 3
     path = f"/series/{review['id']}"
@@ -223,7 +223,7 @@ def test_the_configuration_has_series_that_follow_it(make_daemon: StartDaemon, s
     assert (checked.returncode, f"{file}:4: series[review].rrule must have" in checked.stderr) == (1, True)
     assert sorted(by_entry(daemon)) == ["review", "stand-up"]
 
-    # A quarter of an hour later each day, and one entry is gone.
+    # One entry moves to a quarter of an hour later, and the other one is removed.
     later = entry("review", hour).replace(f"T{hour:02}:00:00", f"T{hour:02}:15:00")
     write(daemon, later)
     daemon.signal(signal.SIGHUP)
@@ -237,7 +237,7 @@ def test_the_configuration_has_series_that_follow_it(make_daemon: StartDaemon, s
     assert {one["startTime"][13:16] for one in moved if one["session"] != alone} == {":15"}
     assert [one["status"] for one in moved if one["session"] == alone] == ["closed"]
 
-    # After a kill and a start, all is as before.
+    # After a kill and a start, nothing has changed.
     daemon.kill()
     daemon.start()
     assert call(daemon, "GET", path)["occurrences"] == moved

@@ -27,7 +27,7 @@ class Manager:
         self.address = str(folder / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.address)
-        self.told: list[str] = []
+        self.notifications: list[str] = []
         self.tcp = socket.create_server(("127.0.0.1", 0))
         self.local_path = folder / "given.sock"
         self.local = socket.create_server(str(self.local_path), family=socket.AF_UNIX)
@@ -35,12 +35,12 @@ class Manager:
         self._thread.start()
 
     def _listen(self) -> None:
-        while (said := self._socket.recv(4096).decode()) != "end":
-            self.told += said.split("\n")
+        while (datagram := self._socket.recv(4096).decode()) != "end":
+            self.notifications += datagram.split("\n")
 
     def wait_for(self, what: str, times: int = 1) -> None:
         """Wait until a notification has arrived a number of times."""
-        eventually(lambda: sum(one.startswith(what) for one in self.told) >= times)
+        eventually(lambda: sum(one.startswith(what) for one in self.notifications) >= times)
 
     def close(self) -> None:
         self._socket.sendto(b"end", self.address)
@@ -72,24 +72,25 @@ def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manag
     ready = service.logged("daemon.ready")
     assert (ready["url"], ready["socket"]) == (f"http://127.0.0.1:{port}", str(manager.local_path))
     assert ready["inherited"] == ["listen", "socket"]
-    assert not service.socket.exists(), "the configuration's is not opened beside it"
+    assert not service.socket.exists(), "the daemon does not open the configured socket as well"
     manager.wait_for("READY=1")
-    told = [one for one in manager.told if not one.startswith(("WATCHDOG", "EXTEND"))]
-    assert told == [
+    states = [one for one in manager.notifications if not one.startswith(("WATCHDOG", "EXTEND"))]
+    assert states == [
         "STATUS=opening the database",
         "STATUS=executing what fell due while no daemon ran",
         "READY=1",
         "STATUS=0 scheduled, 0 new, 0 active; next deadline none",
     ]
-    assert "WATCHDOG=1" in manager.told[: manager.told.index("READY=1")], "the first sweep was done before"
+    before_ready = manager.notifications[: manager.notifications.index("READY=1")]
+    assert "WATCHDOG=1" in before_ready, "the first sweep was done before"
 
-    # Both sockets serve; the local one has every right.
+    # The daemon serves both sockets; callers on the local one have all rights.
     assert service.make()["status"] == "new"
     listed = service.command("--socket", str(manager.local_path), "list", "--json")
     assert len(json.loads(listed.stdout)["rows"]) == 1
     manager.wait_for("STATUS=0 scheduled, 1 new, 0 active; next deadline 2")
 
-    # A reload begins and ends, also one that is refused; addresses that were handed over have not changed.
+    # The beginning and the end of each reload are sent, even if it is refused. Inherited addresses need no restart.
     service.configure(organization={"name": "Acme"})
     service.signal(signal.SIGHUP)
     service.logged("config.reloaded")
@@ -99,7 +100,7 @@ def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manag
     service.signal(signal.SIGHUP)
     service.logged("config.rejected")
     manager.wait_for("READY=1", 3)
-    order = [one.split("=")[0] for one in manager.told if one.startswith(("READY", "RELOADING"))]
+    order = [one.split("=")[0] for one in manager.notifications if one.startswith(("READY", "RELOADING"))]
     assert order == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
 
     # The watchdog is still reset while the database cannot be written; /readyz reports it.
@@ -108,14 +109,14 @@ def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manag
     resource.prlimit(*limited, (0, resource.RLIM_INFINITY))
     assert service.post("/supportsessions", {"type": "live", "label": "Not now"}).status_code == 503
     manager.wait_for("STATUS=not ready: the database cannot be written")
-    manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
+    manager.wait_for("WATCHDOG=1", manager.notifications.count("WATCHDOG=1") + 1)
     resource.prlimit(*limited, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     manager.wait_for("STATUS=0 scheduled, 1 new", 2)
 
-    # It stops: new connections wait for the next daemon, and the socket's file stays.
+    # While the daemon is stopped, new connections wait for the next daemon, and the socket's file stays.
     service.configure()
     assert service.terminate() == 0
-    assert "STOPPING=1" in manager.told
+    assert "STOPPING=1" in manager.notifications
     answers: list[int] = []
     waiting = threading.Thread(
         target=lambda: answers.append(httpx.get(f"{service.url}/healthz", timeout=20).status_code)
@@ -157,18 +158,19 @@ def test_an_endless_transaction_is_abandoned_and_the_watchdog_is_not_reset_befor
         with psycopg.connect(url, autocommit=True) as other:
             other.execute("SELECT pg_advisory_lock(8457291)")
             eventually(lambda: from_now(seconds=1) > due["startTime"])
-            fed = manager.told.count("WATCHDOG=1")
+            before = manager.notifications.count("WATCHDOG=1")
             eventually(lambda: any(one.startswith("the database does not answer") for one in _reasons(service)))
-            assert httpx.get(f"{service.url}/healthz").status_code == 200, "the process itself is well"
-            assert service.get(f"/supportsession/{due['id']}").status_code == 200, "reading goes on"
+            assert httpx.get(f"{service.url}/healthz").status_code == 200, "the process itself is healthy"
+            assert service.get(f"/supportsession/{due['id']}").status_code == 200, "reads still work"
             refused = service.post("/supportsessions", {"type": "live", "label": "Not now"})
             assert (refused.status_code, refused.json()["refcode"]) == (503, 107503)
             eventually(lambda: service.log_lines("storage.unavailable"), deadline=30)
-            assert manager.told.count("WATCHDOG=1") - fed <= 3, "ten seconds long it would have been fed each second"
+            resets = manager.notifications.count("WATCHDOG=1") - before
+            assert resets <= 3, "a healthy daemon would have reset it each second for ten seconds"
             other.execute("SELECT pg_advisory_unlock(8457291)")
         eventually(lambda: service.session(due["id"])["status"] == "new", deadline=30)
         eventually(lambda: _reasons(service) == [])
-        manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
+        manager.wait_for("WATCHDOG=1", manager.notifications.count("WATCHDOG=1") + 1)
         assert service.terminate() == 0
 
 

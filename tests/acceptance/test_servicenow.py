@@ -1,7 +1,7 @@
 """The ServiceNow Script Include, as users install it, calls a real daemon.
 
-`tests/servicenow/harness.js` stands in for ServiceNow. Where a daemon cannot be brought to fail on command, a stand-in
-server answers instead.
+`tests/servicenow/harness.js` stands in for ServiceNow. A stub server produces the failures that a daemon cannot produce
+on command.
 """
 
 import json
@@ -24,7 +24,6 @@ import pytest
 HARNESS = Path(__file__).parents[1] / "servicenow" / "harness.js"
 SOURCE = Path(__file__).parents[2] / "config" / "servicenow" / "ScreenMeet.js"
 
-# A missing node is reported, never passed over in silence.
 pytestmark = pytest.mark.skipif(
     shutil.which("node") is None, reason="node is not installed: the ServiceNow script is NOT tested"
 )
@@ -34,7 +33,7 @@ Outcome = dict[str, Any]
 
 
 _idle: list["subprocess.Popen[str]"] = []
-"""Harnesses that wait for their next order: to start Node takes longer than what it is asked."""
+"""Harnesses that wait for their next request, since to start Node takes longer than a request."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +45,7 @@ def harnesses() -> Iterator[None]:
         assert harness.returncode == 0
 
 
-def ask(order: dict[str, Any]) -> Any:
+def query_harness(request: dict[str, Any]) -> Any:
     """Return the response of a harness. Each concurrent thread uses a harness of its own."""
     harness = _idle.pop() if _idle else None
     if harness is None:
@@ -56,18 +55,18 @@ def ask(order: dict[str, Any]) -> Any:
         )
     assert harness.stdin is not None
     assert harness.stdout is not None
-    harness.stdin.write(json.dumps(order) + "\n")
+    harness.stdin.write(json.dumps(request) + "\n")
     harness.stdin.flush()
-    said = harness.stdout.readline()
-    assert order.get("token", "no token") not in said
-    answer = json.loads(said)
+    line = harness.stdout.readline()
+    assert request.get("token", "no token") not in line
+    answer = json.loads(line)
     _idle.append(harness)
     return answer
 
 
 def run(url: str, token: str, *calls: Call) -> list[Outcome]:
     """Return the result of each call; fail if one threw an exception, or if the token appears anywhere."""
-    outcomes: list[Outcome] = ask({"base_url": f"{url}/v3", "token": token, "calls": calls})
+    outcomes: list[Outcome] = query_harness({"base_url": f"{url}/v3", "token": token, "calls": calls})
     assert [outcome["thrown"] for outcome in outcomes] == [None] * len(calls)
     return outcomes
 
@@ -381,7 +380,7 @@ def test_unknown_session(daemon: Any) -> None:
 
 @pytest.mark.parametrize("network", ["status 0", "throw"])
 def test_daemon_unreachable(record: str, network: str) -> None:
-    with answering() as server:
+    with stub_server() as server:
         gone = server.url
     (outcome,) = run(gone, "a-secret-token", create(record=record, network=network))
     error = failure(outcome)
@@ -403,22 +402,22 @@ def test_not_configured(record: str, name: str) -> None:
 
 
 @dataclass
-class Answering:
+class StubServer:
     url: str
-    asked: list[tuple[str, str, dict[str, str], str]] = field(default_factory=list)
-    """Of each request: verb, path, headers, body."""
+    requests: list[tuple[str, str, dict[str, str], str]] = field(default_factory=list)
+    """Method, path, headers and body of each request."""
 
 
 @contextmanager
-def answering(*answers: tuple[int, str] | str) -> Iterator[Answering]:
+def stub_server(*answers: tuple[int, str] | str) -> Iterator[StubServer]:
     """Serve these responses (status, body) in order, the last one repeatedly: "drop" disconnects, "hang" waits."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             with lock:
-                server.asked.append((self.command, self.path, dict(self.headers), body))
-                answer = answers[min(len(server.asked), len(answers)) - 1]
+                server.requests.append((self.command, self.path, dict(self.headers), body))
+                answer = answers[min(len(server.requests), len(answers)) - 1]
             if answer == "hang":
                 over.wait(30)
             if isinstance(answer, str):
@@ -433,11 +432,11 @@ def answering(*answers: tuple[int, str] | str) -> Iterator[Answering]:
         do_POST = do_PUT = do_DELETE = answer
 
         def log_message(self, *args: Any) -> None:
-            """Log nothing: the tests check `asked`."""
+            """Log nothing: the tests check `requests`."""
 
     lock, over = threading.Lock(), threading.Event()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Answering(f"http://127.0.0.1:{httpd.server_port}")
+    server = StubServer(f"http://127.0.0.1:{httpd.server_port}")
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -457,11 +456,11 @@ SLOWER = (429, '{"code": 429, "refcode": 104429, "description": "Too many attemp
 
 @pytest.mark.parametrize("first", ["drop", BUSY, PROXY, (504, "")], ids=["drop", "503", "502", "504"])
 def test_one_retry_has_the_same_key(record: str, first: tuple[int, str] | str) -> None:
-    with answering(first, SESSION) as server:
+    with stub_server(first, SESSION) as server:
         (outcome,) = run(server.url, "a-secret-token", create(record=record))
     assert outcome["result"]["id"] == "HUiUti"
     assert outcome["log"] == []
-    one, two = server.asked
+    one, two = server.requests
     assert one == two
     assert one[2]["Idempotency-Key"]
 
@@ -486,7 +485,7 @@ def test_one_retry_has_the_same_key(record: str, first: tuple[int, str] | str) -
 def test_an_invalid_response(
     record: str, answer: tuple[int, str] | str, tries: int, code: int, refcode: int | None, retryable: bool
 ) -> None:
-    with answering(answer) as server:
+    with stub_server(answer) as server:
         for outcome in run(server.url, "a-secret-token", create(record=record), close("HUiUti")):
             error = failure(outcome)
             assert (error["code"], error["refcode"], error["retryable"]) == (code, refcode, retryable)
@@ -495,7 +494,7 @@ def test_an_invalid_response(
 
 
 def test_timeout(record: str) -> None:
-    with answering("hang") as server:
+    with stub_server("hang") as server:
         started = time.monotonic()
         (outcome,) = run(server.url, "a-secret-token", create(record=record, properties={"x_tminus.timeout_ms": "200"}))
         assert time.monotonic() - started < 10
@@ -506,7 +505,7 @@ def test_timeout(record: str) -> None:
 def test_requests(record: str) -> None:
     """Method, path, headers and body of all four requests are those of the API."""
     start = from_now(days=1)
-    with answering(SESSION) as server:
+    with stub_server(SESSION) as server:
         run(
             server.url,
             "a-secret-token",
@@ -515,8 +514,8 @@ def test_requests(record: str) -> None:
             {"method": "rescheduleSession", "args": ["a/b c", start]},
             close("HUiUti"),
         )
-    made, scheduled, moved, closed = server.asked
-    for _, _, headers, _ in server.asked:
+    made, scheduled, moved, closed = server.requests
+    for _, _, headers, _ in server.requests:
         assert headers["Session-id"] == "a-secret-token"
         assert headers["client-app"] == "service-now-backend"
         assert headers["Content-Type"] == headers["Accept"] == "application/json"
@@ -539,36 +538,36 @@ def test_requests(record: str) -> None:
     assert json.loads(scheduled[3]) == {**wanted, "type": "live", "agentPrefs": {}, "startTime": start}
     assert (moved[0], moved[1], json.loads(moved[3])) == ("PUT", "/v3/supportsession/a%2Fb%20c", {"startTime": start})
     assert (closed[0], closed[1], closed[3]) == ("DELETE", "/v3/supportsession/HUiUti", "{}")
-    assert ["Idempotency-Key" in headers for _, _, headers, _ in server.asked] == [True, True, False, False]
+    assert ["Idempotency-Key" in headers for _, _, headers, _ in server.requests] == [True, True, False, False]
 
 
 def test_mid_server(record: str) -> None:
-    with answering(SESSION) as server:
+    with stub_server(SESSION) as server:
         (outcome,) = run(server.url, "a-secret-token", create(record=record, properties={"x_tminus.mid_server": "m1"}))
     assert (outcome["requests"][0]["mid"], outcome["requests"][0]["skip_sensor"]) == ("m1", "true")
 
 
 def test_a_trailing_slash_of_the_base_url_is_ignored(record: str) -> None:
-    with answering(SESSION) as server:
+    with stub_server(SESSION) as server:
         written = {"x_tminus.base_url": f" {server.url}/v3/ "}
         run(server.url, "a-secret-token", create(record=record, properties=written))
-    assert server.asked[0][1] == "/v3/supportsessions"
+    assert server.requests[0][1] == "/v3/supportsessions"
 
 
 def test_a_token_that_a_response_quotes_is_removed(record: str) -> None:
     fault = {"field": "Session-id", "message": "a-secret-token"}
     quoting = {"description": "Headers:\nSession-id: a-secret-token", "errors": [fault]}
-    with answering((400, json.dumps(quoting))) as server:
+    with stub_server((400, json.dumps(quoting))) as server:
         (outcome,) = run(server.url, "a-secret-token", create(record=record))  # run() looks for the token
     assert failure(outcome)["description"] == "Headers:\nSession-id: (token)"
     assert outcome["log"][0]["text"].endswith("Headers: Session-id: (token)")
 
 
 def test_the_chain_of_closed_sessions_ends(record: str) -> None:
-    with answering((200, '{"id": "HUiUti", "status": "closed"}')) as server:
+    with stub_server((200, '{"id": "HUiUti", "status": "closed"}')) as server:
         (outcome,) = run(server.url, "a-secret-token", create(record=record))
     assert "setIdempotencyKey" in failure(outcome)["description"]
-    keys = [headers["Idempotency-Key"] for _, _, headers, _ in server.asked]
+    keys = [headers["Idempotency-Key"] for _, _, headers, _ in server.requests]
     assert len(keys) == len(set(keys)) == 20
 
 
@@ -576,7 +575,7 @@ def test_the_chain_of_closed_sessions_ends(record: str) -> None:
 
 
 def not_es5(source: str) -> list[str]:
-    found: list[str] = ask({"check": source})
+    found: list[str] = query_harness({"check": source})
     return found
 
 

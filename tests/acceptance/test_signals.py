@@ -30,7 +30,7 @@ def half_a_request(daemon: Daemon) -> tuple[socket.socket, bytes]:
     host = urlsplit(daemon.url)
     connection = socket.create_connection((host.hostname, host.port), timeout=10)
     connection.sendall(head.encode())
-    assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n", "it waits for the body"
+    assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n", "the daemon waits for the body"
     connection.sendall(body[:10])
     return connection, body[10:]
 
@@ -114,7 +114,7 @@ def test_a_stop_signal_during_the_reading_of_the_configuration_ends_the_daemon(
     daemon.config.unlink()
     os.mkfifo(daemon.config)
     daemon.spawn()
-    with daemon.config.open("w"):  # as soon as it reads
+    with daemon.config.open("w"):  # returns as soon as the daemon opens the pipe to read
         daemon.signal(number)
         assert daemon.process is not None
         assert daemon.process.wait(60) == 0
@@ -122,8 +122,8 @@ def test_a_stop_signal_during_the_reading_of_the_configuration_ends_the_daemon(
     assert daemon.errors.read_text() == ""
 
 
-def held(daemon: Daemon) -> bool:
-    """Return whether the process blocks or handles SIGHUP."""
+def survives_sighup(daemon: Daemon) -> bool:
+    """Return whether the process blocks or handles SIGHUP, which would end it otherwise."""
     assert daemon.process is not None
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigBlk", "SigCgt")))
@@ -133,15 +133,15 @@ def held(daemon: Daemon) -> bool:
 def test_a_reload_signal_during_the_start_is_handled_after_it(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     assert daemon.terminate() == 0
-    daemon.fresh = True  # from nothing, as a service manager starts it
+    daemon.fresh = True  # a new process, as a service manager starts it
     daemon.spawn()
-    eventually(lambda: held(daemon))
+    eventually(lambda: survives_sighup(daemon))
     for _ in range(5):
         daemon.signal(signal.SIGHUP)
     assert daemon.logged("config.reloaded")["changes"] == 0
     assert len(daemon.log_lines("daemon.ready")) == 2
     assert daemon.terminate() == 0
-    assert len(daemon.log_lines("config.reloaded")) == 1, "five that wait are one reload"
+    assert len(daemon.log_lines("config.reloaded")) == 1, "five pending signals cause one reload"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,7 +149,7 @@ def test_a_stop_signal_during_imports_ends_the_daemon_cleanly(make_daemon: Start
     daemon = make_daemon()
     daemon.fresh = True
     daemon.spawn()
-    eventually(lambda: held(daemon))
+    eventually(lambda: survives_sighup(daemon))
     daemon.signal(number)
     assert daemon.process is not None
     assert daemon.process.wait(60) == 0  # a busy machine takes long to load it
@@ -172,7 +172,7 @@ def test_a_stop_signal_during_the_wait_for_the_database_ends_the_daemon(make_dae
     assert daemon.errors.read_text() == ""
 
 
-TOLD_BY_ITSELF = """
+SIGNALS_ITSELF = """
 import os, signal
 from tminus.cli import main
 from tminus.service import daemon
@@ -190,7 +190,7 @@ main()
 
 def test_a_stop_signal_before_the_server_has_started_ends_the_daemon(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
-    daemon.spawn_patched(TOLD_BY_ITSELF)
+    daemon.spawn_patched(SIGNALS_ITSELF)
     assert daemon.process is not None
     assert daemon.process.wait(60) == 0
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
@@ -210,8 +210,8 @@ def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -
     daemon.signal(signal.SIGHUP)
     assert daemon.logged("config.rejected")["faults"] == 2
     lines = faulty.splitlines()
-    told = eventually(lambda: (len(found := daemon.log_lines("config.fault")) == 2 and found) or [])
-    faults = {line["key"]: line for line in told}
+    logged = eventually(lambda: (len(found := daemon.log_lines("config.fault")) == 2 and found) or [])
+    faults = {line["key"]: line for line in logged}
     for key, written in (("lifecycle.lead", 'lead = "soon"'), ("lifecycle.leed", 'leed = "20m"')):
         assert faults[key]["where"] == f"{daemon.config}:{lines.index(written) + 1}"
     assert "lifecycle.lead" in faults["lifecycle.leed"]["error"]
@@ -243,7 +243,7 @@ def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -
     shown = daemon.session(session["id"])
     assert (shown["status"], shown["expiresAt"]) == ("new", session["expiresAt"])
 
-    assert daemon.get("/me", by="anna").status_code == 401, "out of the file, out of the house"
+    assert daemon.get("/me", by="anna").status_code == 401, "an agent who was removed from the file has no access"
     assert daemon.get("/me", by=None, headers={"Session-id": begun["session"]["id"]}).status_code == 401
     assert daemon.get("/me").json()["org"]["name"] == "Acme"
     seen = daemon.get("/me", headers={"Origin": "https://desk.example.com"})

@@ -1,4 +1,4 @@
-"""Agents sign in on a page in the browser, and web pages get agent sessions by codes."""
+"""Agents sign in on a page in the browser, and web pages exchange codes for agent sessions."""
 
 import re
 import signal
@@ -55,18 +55,18 @@ def browser(desk: Daemon) -> Iterator[Browser]:
     one.http.close()
 
 
-# --- the way of the original's client ---------------------------------------------------------------------------------
+# --- the sequence of the original's client ----------------------------------------------------------------------------
 
 
 def test_an_agent_signs_in_and_the_page_of_the_receiver_gets_an_agent_session(each_desk: Daemon) -> None:
     browser = Browser(each_desk)
-    went = browser.sign_in("anna", receiver_url())
+    redirection = browser.sign_in("anna", receiver_url())
 
-    assert went.page == f"{CALLBACK}?&login_intent_token={INTENT}"
-    assert list(went.fragment) == ["code", "login_intent_token", "success"]
-    assert (went.fragment["login_intent_token"], went.fragment["success"]) == (INTENT, "true")
+    assert redirection.page == f"{CALLBACK}?&login_intent_token={INTENT}"
+    assert list(redirection.fragment) == ["code", "login_intent_token", "success"]
+    assert (redirection.fragment["login_intent_token"], redirection.fragment["success"]) == (INTENT, "true")
 
-    answer = browser.exchange(went.code)
+    answer = browser.exchange(redirection.code)
     assert answer.headers["Access-Control-Allow-Origin"] == DESK
     me = answer.json()
     assert set(me) == {"session", "roles", "org", "user", "products"}
@@ -118,7 +118,7 @@ def test_the_requests_of_the_original_client_in_their_order(each_desk: Daemon) -
         refused(client.get("/me?"), 401, 104401)
 
 
-def test_who_cancels_goes_back_without_a_code(browser: Browser) -> None:
+def test_an_agent_who_cancels_returns_without_a_code(browser: Browser) -> None:
     page = browser.open(receiver_url())
     link = re.search('<a class="button" href="([^"]*)">Cancel</a>', page.text)
 
@@ -128,9 +128,9 @@ def test_who_cancels_goes_back_without_a_code(browser: Browser) -> None:
 
 
 def test_a_receiver_without_an_intent_token_gets_none(browser: Browser) -> None:
-    went = browser.sign_in("anna", CALLBACK)
+    redirection = browser.sign_in("anna", CALLBACK)
 
-    assert (went.page, list(went.fragment)) == (CALLBACK, ["code", "success"])
+    assert (redirection.page, list(redirection.fragment)) == (CALLBACK, ["code", "success"])
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_the_page_needs_no_script_and_can_be_framed_by_no_site(browser: Browser)
     assert page.headers["Cache-Control"] == "no-store"
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert page.headers.get_list("Referrer-Policy") == ["same-origin"]
-    assert "Cross-Origin-Opener-Policy" not in page.headers, "the page that opened the window waits for its answer"
+    assert "Cross-Origin-Opener-Policy" not in page.headers, "the page that opened the window needs its answer"
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     assert not re.search(r"<script|http-equiv|\sstyle=|\son\w+=|<link|<img", page.text)
 
@@ -206,7 +206,7 @@ def test_spaces_around_a_pasted_token_do_not_matter(browser: Browser) -> None:
 # --- the session of the browser ---------------------------------------------------------------------------------------
 
 
-def test_who_is_signed_in_goes_back_with_one_click(browser: Browser) -> None:
+def test_an_agent_who_is_signed_in_returns_with_one_click(browser: Browser) -> None:
     browser.sign_in("anna", receiver_url())
     page = browser.open(receiver_url())
 
@@ -328,7 +328,7 @@ def test_a_code_serves_once(each_desk: Daemon) -> None:
 
     secret = browser.secret(code)
     refused(browser.exchange(code), 400, 104400)
-    assert browser.me(secret).status_code == 200, "a replay ends nothing"
+    assert browser.me(secret).status_code == 200, "the second exchange does not end the agent session"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_an_exchange_needs_a_code(browser: Browser, query: str) -> None:
     refused(browser.daemon.get(f"/auth/azure/exchangeCode{query}", by=None), 400, 100400)
 
 
-def test_signing_in_is_logged_and_counted_by_its_way(browser: Browser) -> None:
+def test_signing_in_is_logged_and_counted_by_its_method(browser: Browser) -> None:
     code = browser.code("lister")
     browser.exchange(code)
 
@@ -687,7 +687,7 @@ def test_guessing_on_the_page_and_by_codes_is_limited_as_for_tokens(start_daemon
     assert int(page.headers["Retry-After"]) > 0
     refused(browser.exchange("guess3"), 429, 104429)
     refused(daemon.get("/me", by=None, headers={"Session-id": "wrong"}), 429, 104429)
-    assert browser.exchange(good).status_code == 200, "what is right is never limited"
+    assert browser.exchange(good).status_code == 200, "a valid code is never refused because of the limit"
     assert browser.sign_in("anna", receiver_url()).code
     metrics = httpx.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text
     assert 'tminus_guesses_total{kind="code",outcome="wrong"} 2.0' in metrics
@@ -757,14 +757,14 @@ def test_a_sibling_host_cannot_plant_a_cookie_with_odd_blanks(start_daemon: Star
         page = b""
         while part := raw.recv(65536):
             page += part
-    if page.startswith(b"HTTP/1.1 200"):  # control characters are refused before
+    if page.startswith(b"HTTP/1.1 200"):
         assert browser_session.key_of("b" * 32).encode() not in page
-        assert b"__Host-tminus-form=" in page, "the browser gets a cookie of its own"
-    else:
+        assert b"__Host-tminus-form=" in page, "the daemon sets a new cookie"
+    else:  # a header with control characters is refused
         assert page.startswith(b"HTTP/1.1 400")
 
 
-def test_of_two_cookies_with_the_name_none_counts(browser: Browser) -> None:
+def test_two_cookies_with_the_same_name_are_both_ignored(browser: Browser) -> None:
     browser.sign_in("anna")
     secret = browser.http.cookies["tminus"]
 

@@ -1,4 +1,4 @@
-"""The sign-in page in Debian's Chromium, opened by a page of another origin as the original's client does it."""
+"""The sign-in page in Debian's Chromium. A page of another origin opens it, as the original's client does."""
 
 import shutil
 import threading
@@ -26,7 +26,7 @@ pytestmark = [
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 TIMEOUT = 30_000
-"""Milliseconds after which a test is given up."""
+"""Milliseconds after which an operation in the browser fails."""
 
 DESK = """<!DOCTYPE html><title>Desk</title><button id="go">Sign in</button><script>
 const intent = crypto.randomUUID().replaceAll('-', '');
@@ -111,7 +111,7 @@ def daemon_for(start_daemon: StartDaemon, origin: str) -> Daemon:
 
 @contextmanager
 def window(chromium: Any, *, blocks: str = "nothing", **options: Any) -> Iterator[Any]:
-    """Open a window with a profile of its own; fail if a policy blocks anything in it but this."""
+    """Open a window with a profile of its own; fail if a content security policy blocks anything except `blocks`."""
     context = chromium.new_context(**{"locale": "en-GB", **options})
     context.set_default_timeout(TIMEOUT)
     blocked: list[str] = []
@@ -150,7 +150,7 @@ def test_a_page_of_another_origin_gets_an_agent_session(chromium: Any, daemon_fo
         assert page.evaluate("[sent.same, sent.success]") == [True, "true"]
         cookies = {one["name"]: one for one in page.context.cookies(daemon.url)}
         assert (cookies["tminus"]["httpOnly"], cookies["tminus"]["sameSite"]) == (True, "Lax")
-        # The second time one click is enough; the code is another one.
+        # The second time, one click is enough.
         page.evaluate("window.me = null")
         popup = pop_up(page)
         assert "Anna Agent" in popup.inner_text("main")
@@ -160,7 +160,7 @@ def test_a_page_of_another_origin_gets_an_agent_session(chromium: Any, daemon_fo
         assert {url.split("/")[2] for url in requests} == {origin.split("/")[2], daemon.url.split("/")[2]}
 
 
-def test_who_cancels_tells_the_page_so(chromium: Any, daemon_for: Daemon, origin: str) -> None:
+def test_a_page_of_another_origin_receives_a_cancellation(chromium: Any, daemon_for: Daemon, origin: str) -> None:
     with window(chromium) as page:
         page.goto(f"{origin}/desk.html?api={daemon_for.url}/v3")
         pop_up(page).get_by_role("link", name="Cancel").click()
@@ -235,4 +235,4 @@ def test_another_site_can_neither_frame_the_page_nor_send_its_form(
             page.goto(f"{origin}/frame.html?url={url}")
         assert answered.value.status == 403
         page.goto(url)
-        assert "Anna Agent" in page.inner_text("main"), "nobody signed the agent out"
+        assert "Anna Agent" in page.inner_text("main"), "the forged form did not sign the agent out"

@@ -29,19 +29,19 @@ def failed(daemon: Daemon, **env: str) -> str:
     lines = daemon.log_lines()
     assert [line["event"] for line in lines[-2:]] == ["daemon.starting", "daemon.failed"]
     assert lines[-1]["level"] == "critical"
-    said: str = lines[-1]["error"]
+    error: str = lines[-1]["error"]
     everything = daemon.log.read_text() + daemon.errors.read_text()
     assert "Traceback" not in everything
-    assert "\n" not in said
+    assert "\n" not in error
     assert daemon.errors.read_text() == ""
-    return said
+    return error
 
 
 def test_a_state_directory_below_a_file(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     below = daemon.config / "state"
-    said = failed(daemon, STATE_DIRECTORY=str(below))
-    assert said == f"{below}: cannot be used as the state directory (Not a directory)"
+    error = failed(daemon, STATE_DIRECTORY=str(below))
+    assert error == f"{below}: cannot be used as the state directory (Not a directory)"
 
 
 def test_a_state_directory_that_cannot_be_written(make_daemon: StartDaemon) -> None:
@@ -55,11 +55,11 @@ def test_a_file_that_is_not_a_database(make_daemon: StartDaemon, content: bytes)
     daemon = make_daemon()
     daemon.state.mkdir()
     (daemon.state / "tminus.db").write_bytes(content)
-    said = failed(daemon)
-    assert str(daemon.state / "tminus.db") in said
-    assert "damaged or not a database" in said
-    assert "restore a backup" in said
-    assert (daemon.state / "tminus.db").read_bytes() == content, "it is left as it was"
+    error = failed(daemon)
+    assert str(daemon.state / "tminus.db") in error
+    assert "damaged or not a database" in error
+    assert "restore a backup" in error
+    assert (daemon.state / "tminus.db").read_bytes() == content, "the daemon does not change the file"
 
 
 def test_a_database_of_a_newer_version(make_daemon: StartDaemon) -> None:
@@ -68,25 +68,25 @@ def test_a_database_of_a_newer_version(make_daemon: StartDaemon) -> None:
     with sqlite3.connect(daemon.state / "tminus.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
-    said = failed(daemon)
-    assert "its schema is 9999, of a newer tminus" in said
+    error = failed(daemon)
+    assert "its schema is 9999, of a newer tminus" in error
     done = daemon.command("db", "upgrade")
-    assert (done.returncode, done.stderr) == (1, f"tminus: {said}\n")
+    assert (done.returncode, done.stderr) == (1, f"tminus: {error}\n")
 
 
 def test_a_database_server_that_is_not_running(make_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    said = failed(make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"}))
-    assert "postgresql+psycopg://tminus@127.0.0.1" in said
-    assert "refused" in said
+    error = failed(make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"}))
+    assert "postgresql+psycopg://tminus@127.0.0.1" in error
+    assert "refused" in error
 
 
 def test_a_port_in_use(make_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = failed(make_daemon(server={"listen": address}))
-    assert said == f"{address}: cannot be listened on (Address already in use)"
+        error = failed(make_daemon(server={"listen": address}))
+    assert error == f"{address}: cannot be listened on (Address already in use)"
 
 
 def test_an_address_of_another_machine(make_daemon: StartDaemon) -> None:
@@ -94,17 +94,17 @@ def test_an_address_of_another_machine(make_daemon: StartDaemon) -> None:
 
 
 def test_a_local_socket_whose_path_is_too_long(make_daemon: StartDaemon) -> None:
-    said = failed(make_daemon(server={"socket": "x" * 120}))
-    assert "cannot be listened on" in said
+    error = failed(make_daemon(server={"socket": "x" * 120}))
+    assert "cannot be listened on" in error
 
 
 def test_a_second_daemon_in_the_same_state_directory(daemon: Daemon, make_daemon: StartDaemon) -> None:
     second = make_daemon()
-    said = failed(second, STATE_DIRECTORY=str(daemon.state))
+    error = failed(second, STATE_DIRECTORY=str(daemon.state))
     assert daemon.process is not None
-    assert said == f"{daemon.state}: another tminus is running here (process {daemon.process.pid}): stop it first"
-    assert daemon.get("/me").status_code == 200, "the first works on"
-    assert daemon.command("list").returncode == 0, "and so does its local socket"
+    assert error == f"{daemon.state}: another tminus is running here (process {daemon.process.pid}): stop it first"
+    assert daemon.get("/me").status_code == 200, "the first daemon still works"
+    assert daemon.command("list").returncode == 0, "its local socket still works"
 
 
 def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_directory(
@@ -154,7 +154,7 @@ def test_a_path_may_contain_any_characters(make_daemon: StartDaemon) -> None:
     assert {one.name for one in daemon.home.iterdir()} == {daemon.state.name, copy.name, "t.toml", "log", "err"}
     assert {one.stat().st_mode & 0o777 for one in daemon.state.iterdir()} == {0o600}
 
-    for end in (b"c", b"\xff"):  # the other is no UTF-8
+    for end in (b"c", b"\xff"):  # the second is not UTF-8
         daemon.state = daemon.home / os.fsdecode(b"s?env=test %41#" + end)
         assert daemon.command("db", "upgrade").returncode == 0, "another directory is another database"
         assert daemon.command("db", "restore", str(copy)).returncode == 0
@@ -168,8 +168,8 @@ def test_a_path_may_contain_any_characters(make_daemon: StartDaemon) -> None:
 
 def test_a_database_in_a_missing_directory(make_daemon: StartDaemon, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "a.db"
-    said = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))
-    assert said == f"{file}: cannot be locked (No such file or directory)"
+    error = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))
+    assert error == f"{file}: cannot be locked (No such file or directory)"
 
 
 def test_all_problems_of_a_configuration_are_printed_with_file_and_line(make_daemon: StartDaemon) -> None:
@@ -183,9 +183,9 @@ def test_all_problems_of_a_configuration_are_printed_with_file_and_line(make_dae
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
     assert daemon.log.read_text() == ""
-    said = daemon.errors.read_text()
+    printed = daemon.errors.read_text()
     checked = daemon.command("check", TMINUS_LIMITS__CONECTIONS="5")
-    assert (checked.returncode, checked.stderr) == (1, said)
+    assert (checked.returncode, checked.stderr) == (1, printed)
     where = str(daemon.config)
     wanted = [
         rf"tminus: {where}:2: server\.lsten .*did you mean server\.listen\?",
@@ -196,10 +196,10 @@ def test_all_problems_of_a_configuration_are_printed_with_file_and_line(make_dae
         rf"tminus: {beside}/10-more\.toml:4: agents\[.*\]\.roles.* .*",
         r"tminus: environment TMINUS_LIMITS__CONECTIONS: .*did you mean TMINUS_LIMITS__CONNECTIONS\?",
     ]
-    lines = said.splitlines()
-    assert len(lines) == len(wanted), said
+    lines = printed.splitlines()
+    assert len(lines) == len(wanted), printed
     for pattern in wanted:
-        assert any(re.fullmatch(pattern, line) for line in lines), (pattern, said)
+        assert any(re.fullmatch(pattern, line) for line in lines), (pattern, printed)
 
 
 def test_all_unreadable_secrets_are_reported_at_once_with_file_and_line(make_daemon: StartDaemon) -> None:
@@ -217,11 +217,11 @@ def test_all_unreadable_secrets_are_reported_at_once_with_file_and_line(make_dae
     daemon.spawn()
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
-    told = daemon.log.read_text() + daemon.errors.read_text()
+    output = daemon.log.read_text() + daemon.errors.read_text()
     faults = checked.stderr.splitlines()
     for (line, text), fault in zip(sorted(wanted), faults, strict=True):
         assert fault.startswith(f"tminus: {daemon.config}:{line}: {text}")
-        assert f"{daemon.config}:{line}: {text}" in told
+        assert f"{daemon.config}:{line}: {text}" in output
 
 
 def test_a_missing_configuration_file(make_daemon: StartDaemon) -> None:
@@ -305,7 +305,7 @@ cli.main()
 """
 
 
-def test_nobody_is_told_that_the_daemon_starts_after_it_is_ready(make_daemon: StartDaemon) -> None:
+def test_no_request_is_refused_because_of_the_start_after_the_daemon_is_ready(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.spawn_patched(SLOW_TO_STOP_LISTENING)
     daemon.url = daemon.logged("daemon.ready")["url"]
@@ -323,18 +323,18 @@ def test_a_long_start_is_reported_and_drops_no_connection(make_daemon: StartDaem
         daemon.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
         def readiness() -> httpx.Response:
-            return httpx.get(f"{daemon.url}/readyz", timeout=30)  # on a connection of its own
+            return httpx.get(f"{daemon.url}/readyz", timeout=30)  # on a new connection
 
         with psycopg.connect(url.replace("+psycopg", "")) as other:
-            other.execute("SELECT pg_advisory_xact_lock(8457290)")  # as a daemon does that migrates
+            other.execute("SELECT pg_advisory_xact_lock(8457290)")  # the lock of a daemon that migrates
             daemon.spawn()
             daemon.logged("storage.waiting")
             answer = readiness()
             assert answer.status_code == 503
             waiting = "waiting for other processes to upgrade the database's schema"
             [reason] = answer.json()["reasons"]
-            told, since = reason.split(", since ")
-            assert (answer.json()["ready"], told) == (False, waiting)
+            cause, since = reason.split(", since ")
+            assert (answer.json()["ready"], cause) == (False, waiting)
             assert parsed(since) < datetime.now(UTC)
             assert httpx.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
             refused = daemon.post("/supportsessions", {"type": "live", "label": "Too soon"})

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
 
 QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
-"""The time that a daemon which hangs is given is cut short; all else is as it is installed."""
+"""Shortens the time-outs for a daemon that hangs. Everything else is as in a real installation."""
 
 COMMAND = """#!/opt/tminus/bin/python
 import sys
@@ -45,7 +45,7 @@ def fires_nothing(scheduler, process=BaseScheduler._process_jobs):
 
 BaseScheduler._process_jobs = fires_nothing
 """
-"""What Python runs before the daemon: the clock's own thread, and no other, stands as long as there is that file."""
+"""Python runs this before the daemon. The scheduler's thread, and no other, hangs as long as the file exists."""
 
 CLIENT = """
 import http.client, json, select, sys
@@ -68,7 +68,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         wrong.append(repr(error))
 print(json.dumps({"asked": asked, "wrong": wrong}))
 """
-"""Asks on a new connection each time until somebody writes to it; then says how often, and what went wrong."""
+"""Sends requests, each on a new connection, until there is standard input. Then prints their number and the errors."""
 
 
 def _files() -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_systemd_analyze_has_no_complaint_about_the_units(box: Box) -> None:
     ("unit", "exposure"),
     [
         ("tminus.service", 11),
-        ("tminus-backup.service", 20),  # it begins as root, and takes the rights of the daemon's user
+        ("tminus-backup.service", 20),  # it starts as root, and changes to the daemon's user
     ],
 )
 def test_the_exposure_of_the_service_is_as_low_as_its_function_allows(box: Box, unit: str, exposure: int) -> None:
@@ -147,11 +147,11 @@ def test_the_service_is_ready_after_the_first_sweep_and_its_status_has_the_next_
     assert box.show("tminus.service", "ActiveState") == "active"
     ready = box.journal("EVENT=daemon.ready")[-1]
     started = box.journal("MESSAGE_ID=39f53479d3a045ac8e11786248231fbf", "UNIT=tminus.service")[-1]
-    # When it was logged: the thread that writes the log may send it a little later.
+    # The time in the line counts, because the thread that writes the log may send it a little later.
     assert datetime.fromisoformat(ready["TS"]).timestamp() * 1e6 <= int(started["__REALTIME_TIMESTAMP"])
     assert json.loads(ready["INHERITED"]) == ["listen", "socket"]
-    said = box.show("tminus.service", "StatusText")
-    assert re.fullmatch(r"\d+ scheduled, \d+ new, \d+ active; next deadline .+", said)
+    status = box.show("tminus.service", "StatusText")
+    assert re.fullmatch(r"\d+ scheduled, \d+ new, \d+ active; next deadline .+", status)
     schedule(box, "To come")
     eventually(lambda: box.show("tminus.service", "StatusText").endswith("Z"))
 
@@ -169,27 +169,27 @@ def test_the_journal_has_all_events_of_a_session(box: Box) -> None:
     eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.ready"))
     box.do(*as_member("close", session))
     eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.closed"))
-    told = box.journal(f"SESSION_ID={session}")
-    assert [line["EVENT"] for line in told] == ["session.scheduled", "session.ready", "session.closed"]
-    assert [(line.get("PREVIOUS_STATUS"), line["STATUS"], line["ACTOR"]) for line in told] == [
+    lines = box.journal(f"SESSION_ID={session}")
+    assert [line["EVENT"] for line in lines] == ["session.scheduled", "session.ready", "session.closed"]
+    assert [(line.get("PREVIOUS_STATUS"), line["STATUS"], line["ACTOR"]) for line in lines] == [
         (None, "scheduled", "local"),
         ("scheduled", "new", "clock"),
         ("new", "closed", "local"),
     ]
-    for line in told:
+    for line in lines:
         assert (line["PRIORITY"], line["SYSLOG_IDENTIFIER"], line["_TRANSPORT"]) == ("6", "tminus", "journal")
         assert line["_SYSTEMD_UNIT"] == "tminus.service"
         assert line["MESSAGE"].startswith(f"Session {session} “Told")
-    assert int(told[1]["LAG_MS"]) < 1000
-    assert other not in json.dumps(told)
+    assert int(lines[1]["LAG_MS"]) < 1000
+    assert other not in json.dumps(lines)
 
 
 def test_warnings_have_their_priority_in_the_journal(box: Box) -> None:
     box.do("/usr/bin/python3", "-c", CLIENT.replace("while not select", "for _ in [1]:  #"), "wrong-token")
-    grave = ("--unit=tminus.service", "--priority=warning")
-    [warned] = eventually(lambda: box.journal(*grave, "EVENT=auth.failed"))
+    warnings = ("--unit=tminus.service", "--priority=warning")
+    [warned] = eventually(lambda: box.journal(*warnings, "EVENT=auth.failed"))
     assert (warned["PRIORITY"], warned["REMOTE_IP"]) == ("4", "127.0.0.1")
-    assert not box.journal(*grave, "EVENT=daemon.ready")
+    assert not box.journal(*warnings, "EVENT=daemon.ready")
     assert "wrong-token" not in json.dumps(box.journal())
 
 
@@ -199,7 +199,7 @@ def test_a_reload_is_reported_and_applied(box: Box) -> None:
     box.do("systemctl", "reload", "tminus.service")
     [changed] = eventually(lambda: box.journal("EVENT=config.changed", "KEY=organization.name"))
     assert changed["NEW"] == "Umbrella"
-    assert not box.journal("EVENT=config.needs_restart"), "addresses that systemd gave have not changed"
+    assert not box.journal("EVENT=config.needs_restart"), "sockets from systemd have not changed"
     eventually(lambda: box.show("tminus.service", "ActiveState") == "active")
     assert box.show("tminus.service", "MainPID") == pid
 
@@ -216,7 +216,7 @@ def test_the_cause_of_a_failed_start_is_critical_in_the_journal(box: Box) -> Non
 
 
 def test_no_connection_is_refused_during_a_restart(box: Box) -> None:
-    asking = [
+    clients = [
         subprocess.Popen(
             box.command("/usr/bin/python3", "-c", CLIENT, token_of("admin")),
             stdin=subprocess.PIPE,
@@ -225,16 +225,16 @@ def test_no_connection_is_refused_during_a_restart(box: Box) -> None:
         )
         for _ in range(2)
     ]
-    for client in asking:
+    for client in clients:
         assert client.stdout is not None
         client.stdout.readline()
     pid = box.show("tminus.service", "MainPID")
     box.do("systemctl", "restart", "tminus.service")
     assert box.show("tminus.service", "MainPID") != pid
-    for client in asking:
-        told = json.loads(client.communicate("stop", timeout=30)[0])
-        assert told["wrong"] == []
-        assert told["asked"] > 20
+    for client in clients:
+        result = json.loads(client.communicate("stop", timeout=30)[0])
+        assert result["wrong"] == []
+        assert result["asked"] > 20
 
 
 def test_a_daemon_whose_scheduler_hangs_is_killed_and_restarted(box: Box) -> None:
@@ -246,11 +246,11 @@ def test_a_daemon_whose_scheduler_hangs_is_killed_and_restarted(box: Box) -> Non
     pid, before = box.show("tminus.service", "MainPID"), len(box.journal("UNIT=tminus.service"))
     session = schedule(box, "Due meanwhile", "10m3s")  # after the next command, before the watchdog
     box.do("touch", "/etc/tminus/clock-stands")
-    assert session in box.do(*as_member("list")), "all the rest of it is well"
+    assert session in box.do(*as_member("list")), "everything else works"
     eventually(lambda: box.show("tminus.service", "MainPID") not in (pid, "0"), deadline=30)
     box.do("rm", "/etc/tminus/clock-stands", fault)
-    said = [line["MESSAGE"] for line in box.journal("UNIT=tminus.service")[before:]]
-    assert any("Watchdog timeout" in line for line in said), said
+    messages = [line["MESSAGE"] for line in box.journal("UNIT=tminus.service")[before:]]
+    assert any("Watchdog timeout" in line for line in messages), messages
     eventually(lambda: box.show("tminus.service", "ActiveState") == "active", deadline=30)
     opened = eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.ready"), deadline=30)
     assert int(opened[0]["LAG_MS"]) > 1000
@@ -299,26 +299,26 @@ def test_the_documented_lines_for_prometheus_work(box: Box) -> None:
 
 def test_the_documented_lines_for_backup_and_restore_work(box: Box) -> None:
     kept = schedule(box, "In the backup")
-    told = box.paste(blocks("docs/backup.md", "Backup and restore")[0])
-    copy = told.partition(":")[0]
+    printed = box.paste(blocks("docs/backup.md", "Backup and restore")[0])
+    copy = printed.partition(":")[0]
     lost = schedule(box, "After it")
-    drill, earnest = blocks("docs/backup.md", "Restore")
+    drill, restore = blocks("docs/backup.md", "Restore")
     pid = box.show("tminus.service", "MainPID")
     assert "nothing wrong" in box.paste(drill)
     assert box.show("tminus.service", "MainPID") == pid
-    box.paste(re.sub(r"/var/backups/\S+", copy, earnest))
+    box.paste(re.sub(r"/var/backups/\S+", copy, restore))
     assert json.loads(box.do(*as_member("show", kept, "--json")))["label"] == "In the backup"
     assert box.run(*as_member("show", lost)).returncode == 3
 
 
 @contextmanager
-def reached(box: Box, socket: Path) -> Iterator[None]:
-    """Make the box reach a PostgreSQL of this machine under the address on the page."""
+def connected_to(box: Box, socket: Path) -> Iterator[None]:
+    """Make a PostgreSQL server of this machine reachable in the box at the address in the documentation."""
     box.do("bash", "-c", "echo 127.0.0.1 db.example.com >> /etc/hosts")
     proxy = ("systemd-socket-activate", "-l", "127.0.0.1:5432", "/lib/systemd/systemd-socket-proxyd", str(socket))
     with subprocess.Popen([*box.command()[:3], "--net", *proxy], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        process.stderr.readline()  # it listens
+        process.stderr.readline()  # printed when it listens
         try:
             yield
         finally:
@@ -335,7 +335,7 @@ def refuses(address: str) -> bool:
 
 def test_the_documented_lines_for_the_password_of_postgresql_work(box: Box, pg_server: PostgresServer) -> None:
     [lines] = blocks("docs/install.md", "Secrets")
-    with pg_server.database(), pg_server.login("tminus", "the password") as socket, reached(box, socket):
+    with pg_server.database(), pg_server.login("tminus", "the password") as socket, connected_to(box, socket):
         address = f"host={socket.parent} dbname=tminus user=tminus"
         eventually(lambda: refuses(f"{address} password=another"))
         try:

@@ -1,4 +1,4 @@
-"""The test clock of a real daemon: it goes through every deadline in order, and all that depends on time follows."""
+"""The test clock of a real daemon: it stops at every deadline in order, and everything that depends on time follows."""
 
 import json
 import os
@@ -26,22 +26,22 @@ from tminus.domain import timestamps
 pytestmark = pytest.mark.slow
 
 BEGIN = datetime(2027, 3, 1, 9, tzinfo=UTC)
-"""Where the test clock of each daemon here begins."""
+"""The time at which the test clock of each daemon begins."""
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
-WARM: Any = {"lifecycle": {"lead": "10m", "new_timeout": "1h"}, "storage": {"retention": "30d"}}
+SETTINGS: Any = {"lifecycle": {"lead": "10m", "new_timeout": "1h"}, "storage": {"retention": "30d"}}
 
 
 def at(span: timedelta) -> str:
-    """Return the time that is this far after the beginning, as answers have it."""
+    """Return the time at this distance from the beginning, in the format of the API."""
     return timestamps.text(BEGIN + span)
 
 
 def on_test_clock(daemon: Daemon, start: str = at(timedelta(0))) -> Daemon:
     daemon.arguments = ["--test-clock", start]
     daemon.start()
-    daemon.arguments = ["--test-clock"]  # later starts continue
+    daemon.arguments = ["--test-clock"]  # later starts continue at the stored time
     return daemon
 
 
@@ -62,15 +62,15 @@ def story(events: list[JSON]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def clocked(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """A daemon on a test clock, on each database; each test moves the clock on."""
+    """A daemon on a test clock, on each database. The tests share it, and each moves the clock forward."""
     with ExitStack() as stack:
-        daemon = Daemon(**{**WARM, "storage": {**WARM["storage"], **storage_of(request, stack)}})
+        daemon = Daemon(**{**SETTINGS, "storage": {**SETTINGS["storage"], **storage_of(request, stack)}})
         stack.callback(daemon.remove)
         yield on_test_clock(daemon)
         check_health(daemon)
 
 
-def test_a_session_lives_in_a_second(clocked: Daemon) -> None:
+def test_moves_of_the_clock_open_and_expire_a_session(clocked: Daemon) -> None:
     assert clocked.get("/clock", by="api").json() == {"now": at(timedelta(0)), "test": True, "nextDeadline": None}
     session = schedule(clocked, HOUR)
     assert clocked.get("/clock").json()["nextDeadline"] == at(50 * MINUTE)
@@ -145,7 +145,7 @@ def test_agent_sessions_idempotency_keys_and_retention_follow(clocked: Daemon) -
     assert clocked.session(first)["status"] == "closed"
     gone = move(clocked, advance="31d")
 
-    assert [event["type"] for event in gone["events"]] == ["session.closed"], "what it removes, it has returned before"
+    assert [event["type"] for event in gone["events"]] == ["session.closed"], "retention runs at the end of the move"
     assert clocked.get(f"/supportsession/{first}").status_code == 404
     assert not clocked.log_lines("retention.held"), "a jump of the test clock is no sign of a wrong clock"
 
@@ -192,7 +192,7 @@ def test_a_move_with_many_events_ends_early_and_the_command_goes_on(clocked: Dae
     assert (moved["now"], moved["next"]) == (at(begun + DAY + HOUR), seq + 1000)
     assert rest.returncode == 0, rest.stderr
     printed = [int(line.split("\t")[0]) for line in rest.stdout.splitlines() if "session." in line]
-    assert printed == list(range(seq + 1201, seq + 2401)), "each event once, also those that an answer leaves out"
+    assert printed == list(range(seq + 1201, seq + 2401)), "each event once, including those that an answer leaves out"
     assert clocked.get("/clock").json()["now"] == moved["target"]
 
 
@@ -311,10 +311,10 @@ def test_a_test_clock_is_refused_by_all_others(make_daemon: StartDaemon, storage
 def test_webhooks_have_the_time_of_the_test_clock_and_a_signature_of_now(
     make_daemon: StartDaemon, receiver: Receiver
 ) -> None:
-    daemon = make_daemon(**WARM)
+    daemon = make_daemon(**SETTINGS)
     secret = daemon.home / "secret"
     secret.write_text(SECRET)
-    daemon.configure(**WARM, webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}])
+    daemon.configure(**SETTINGS, webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}])
     on_test_clock(daemon)
     receiver.answer = status(500)
     schedule(daemon, HOUR)
@@ -333,8 +333,8 @@ def test_webhooks_have_the_time_of_the_test_clock_and_a_signature_of_now(
     check_health(daemon)
 
 
-def test_a_move_ends_the_waiting_at_the_door(make_daemon: StartDaemon) -> None:
-    daemon = on_test_clock(make_daemon(**WARM))
+def test_a_move_denies_a_guest_who_has_knocked_too_long(make_daemon: StartDaemon) -> None:
+    daemon = on_test_clock(make_daemon(**SETTINGS))
     session = daemon.make(agentPrefs={"knock": True})
     host, guest = Person(daemon.url, session), Person(daemon.url, session)
     host.host()
@@ -350,11 +350,11 @@ def test_a_move_ends_the_waiting_at_the_door(make_daemon: StartDaemon) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_move_loses_nothing(make_daemon: StartDaemon) -> None:
-    daemon = on_test_clock(make_daemon(**WARM))
+    daemon = on_test_clock(make_daemon(**SETTINGS))
     starts = [HOUR + timedelta(seconds=number) for number in range(150)]
     for start in starts:
         schedule(daemon, start)
-    asked = len(daemon.feed())
+    before = len(daemon.feed())
 
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(lambda: daemon.post("/clock", {"advance": "1d"}))
@@ -368,9 +368,9 @@ def test_a_kill_in_the_middle_of_a_move_loses_nothing(make_daemon: StartDaemon) 
     while not move(daemon, to=at(DAY))["reached"]:
         pass  # on a busy machine a move ends early
 
-    assert story(daemon.feed()[asked:]) == sorted(
+    assert story(daemon.feed()[before:]) == sorted(
         [("session.ready", at(start - 10 * MINUTE)) for start in starts]
         + [("session.closed", at(start + HOUR)) for start in starts],
         key=lambda one: one[1],
     )
-    assert all(event["lagMs"] == 0 for event in daemon.feed()[asked:]), "also what was due when the daemon was killed"
+    assert all(event["lagMs"] == 0 for event in daemon.feed()[before:]), "even if it was due when the daemon was killed"

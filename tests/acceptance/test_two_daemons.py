@@ -20,7 +20,7 @@ from tminus.delivery.due import POLL_INTERVAL
 SESSIONS = 30
 
 SOON = 4.0
-"""Seconds in which whoever looks each second has looked, on a machine that has more to do as well."""
+"""Seconds within which a thread that polls every second has polled, even on a busy machine."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
     first = two.make()
     waiting.join(10)
     assert first["id"] in [event["id"] for event in answers[0]["events"]]
-    # An idempotency key, a session and its PIN hold at both.
+    # An idempotency key, a session and its PIN are valid at both.
     pin = one.make(type="support")["pin"]
     assert two.get(f"/support/{pin}/meta").status_code == 200
     body = {"type": "live", "label": "Once"}
@@ -61,7 +61,7 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
     assert two.get("/auth/signout", by=None, headers=header).status_code == 200
     assert one.get("/me", by=None, headers=header).status_code == 401
 
-    # Another lead reaches the one first and the other later: what the other made meanwhile follows, too.
+    # A changed lead time reaches one daemon before the other. Sessions that the other creates meanwhile follow it, too.
     between = []
     for daemon in daemons:
         between.append(two.make(startTime=from_now(hours=1))["id"])
@@ -82,13 +82,13 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
     due = parsed(start) - timedelta(seconds=1)
     assert all(parsed(event["ts"]) >= due for event in events if event["type"] == "session.ready"), "none early"
 
-    # The survivor has the endpoint within seconds, and nothing is missing.
+    # The survivor takes the endpoint over within seconds, and no event is missing.
     last = two.make()
     eventually(lambda: last["id"] in [event["id"] for request in receiver.requests for event in request.events], 20)
     seqs = [event["seq"] for event in two.feed()]
-    told = receiver.seqs
-    assert list(dict.fromkeys(told)) == seqs, "in order, none missing"
-    assert len(told) - len(seqs) <= 100, "at most the request that was on its way comes again"
+    received = receiver.seqs
+    assert list(dict.fromkeys(received)) == seqs, "in order, none missing"
+    assert len(received) - len(seqs) <= 100, "at most the request that was in flight is repeated"
     for request in receiver.requests:
         request.verify()
 
@@ -97,23 +97,23 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
 def test_a_frozen_daemon_delays_the_other_for_seconds_and_recovers(
     make_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
-    def told(session: JSON) -> bool:
+    def received(session: JSON) -> bool:
         return session["id"] in [event["id"] for request in tuple(receiver.requests) for event in request.events]
 
     frozen, other = (make_daemon(**sections) for _ in range(2))
     frozen.start()
     first = frozen.make()
-    eventually(lambda: told(first))  # so it is the one that serves the endpoint
+    eventually(lambda: received(first))  # so it is the one that serves the endpoint
     other.start()
     frozen.signal(signal.SIGSTOP)
     try:
         made = other.make()
-        eventually(lambda: told(made))
+        eventually(lambda: received(made))
     finally:
         frozen.signal(signal.SIGCONT)
     eventually(lambda: frozen.http.get(f"{frozen.url}/readyz").status_code == 200)
     last = frozen.make()
-    eventually(lambda: told(last), deadline=30)
+    eventually(lambda: received(last), deadline=30)
     assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in other.feed()]
     for daemon in (frozen, other):
         assert daemon.terminate() == 0
@@ -123,8 +123,8 @@ def test_a_frozen_daemon_delays_the_other_for_seconds_and_recovers(
 def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notification(
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
-    def told(session: JSON) -> int:
-        """Return how many events of a session the receiver got."""
+    def received(session: JSON) -> int:
+        """Return how many events of a session the receiver has received."""
         return [event["id"] for request in tuple(receiver.requests) for event in request.events].count(session["id"])
 
     storage = sections["storage"]
@@ -132,36 +132,36 @@ def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notifica
     url = make_url(storage["url"])
     with Proxy(f"{url.query.get('host') or url.host}/.s.PGSQL.5432") as proxy:
         through = f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
-        deaf = start_daemon(**sections | {"storage": {"url": through}})
-        first = deaf.make()
-        eventually(lambda: told(first))  # so it is the one that serves the endpoint
+        unnotified = start_daemon(**sections | {"storage": {"url": through}})
+        first = unnotified.make()
+        eventually(lambda: received(first))  # so it is the one that serves the endpoint
         other = start_daemon(**sections)
         eventually(lambda: proxy.listening)
         proxy.drops_notifications = True
 
-        # Whoever waits at it, and the endpoint.
-        seen, answers = deaf.feed()[-1]["seq"], Queue[JSON]()
+        # A long poll at this daemon, and the endpoint.
+        seen, answers = unnotified.feed()[-1]["seq"], Queue[JSON]()
         waiting = threading.Thread(
-            target=lambda: answers.put(deaf.get(f"/events?wait=15&after={seen}").json()), daemon=True
+            target=lambda: answers.put(unnotified.get(f"/events?wait=15&after={seen}").json()), daemon=True
         )
         waiting.start()
         made = other.make()
         assert [event["id"] for event in answers.get(timeout=SOON)["events"]] == [made["id"]]
         waiting.join(10)
-        eventually(lambda: told(made), SOON)
-        # What an operator asks of the other, while the endpoint has nothing to do: no event wakes it.
+        eventually(lambda: received(made), SOON)
+        # A replay that an operator requests from the other daemon while the endpoint is idle: no event wakes it.
         eventually(lambda: other.get("/webhooks/desk").json()["backlog"] == 0)
         asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
         assert asked.status_code == 200, asked.text
-        eventually(lambda: told(made) == 2, POLL_INTERVAL + SOON)
+        eventually(lambda: received(made) == 2, POLL_INTERVAL + SOON)
         # A deadline before all others, which only this daemon can meet.
-        deaf.make(startTime=from_now(hours=1))
+        unnotified.make(startTime=from_now(hours=1))
         due = other.make(startTime=from_now(seconds=3))
         other.kill()
-        eventually(lambda: deaf.session(due["id"])["status"] == "new", 3 + SOON)
-        opened = deaf.events(due["id"])[-1]
+        eventually(lambda: unnotified.session(due["id"])["status"] == "new", 3 + SOON)
+        opened = unnotified.events(due["id"])[-1]
         assert opened["type"] == "session.ready"
         assert opened["lagMs"] < SOON * 1000
 
-        assert proxy.dropped > 0, "there were notices, and none arrived"
-        assert deaf.terminate() == 0
+        assert proxy.dropped > 0, "the server sent notifications, and none arrived"
+        assert unnotified.terminate() == 0

@@ -1,9 +1,9 @@
 """The next release starts beside this one on one PostgreSQL and migrates; both serve requests.
 
-The next release is this one with a migration and a column more. From the first release on there is an older one, too,
-and what it must bear is all migrations since: `pip install --target FOLDER tminus==…`, and with `TMINUS_OLDER=FOLDER`
-that one is the older daemon here. A release is put through this with the one before it. What the older release's
-callers do is `calls`: a call that is new in a release belongs there with the release after it.
+The next release is this one with one more migration and one more column. By default the older daemon is this release.
+To test with the previous release, run `pip install --target FOLDER tminus==…`, and set `TMINUS_OLDER=FOLDER`: it must
+work after all migrations since. Do that for each release. `calls` sends the requests of the older release's callers.
+Add a new call there one release later.
 """
 
 import os
@@ -41,8 +41,9 @@ def upgrade() -> None:
 OLDER = {"PYTHONPATH": os.environ["TMINUS_OLDER"]} if "TMINUS_OLDER" in os.environ else {}
 
 OFTEN = 3
-"""By then each statement has been used more than five times, and the driver has it prepared: for the tables as they
-were."""
+"""Rounds after which each statement has been used more than five times, so that the driver has prepared it for the old
+tables.
+"""
 
 
 @pytest.fixture
@@ -60,41 +61,41 @@ def next_release(tmp_path: Path) -> dict[str, str]:
 def calls(daemon: Daemon, name: str) -> dict[str, list[str]]:
     """Run callers for a while; return the events of each session that they created."""
 
-    def done(method: str, path: str, body: JSON | None = None, **more: str) -> JSON:
+    def send(method: str, path: str, body: JSON | None = None, **more: str) -> JSON:
         headers = {"Session-id": more.pop("token", daemon.tokens[more.pop("by", "admin")]), **more}
         answer = daemon.call(method, path, body, by=None, headers=headers)
         assert answer.status_code == 200, (name, method, path, answer.text)
-        said: JSON = answer.json()
-        return said
+        content: JSON = answer.json()
+        return content
 
     order = {"type": "support", "label": f"{name} now"}
-    made, again = (done("POST", "/supportsessions", order, **{"Idempotency-Key": name}) for _ in range(2))
+    made, again = (send("POST", "/supportsessions", order, **{"Idempotency-Key": name}) for _ in range(2))
     assert made["id"] == again["id"]
-    done("GET", f"/support/{made['pin']}/meta")
+    send("GET", f"/support/{made['pin']}/meta")
     guest = {"role": "guest", "name": "Ada"}
-    stays, leaves = (done("POST", f"/supportsession/{made['id']}/participants", guest, by="room") for _ in range(2))
+    stays, leaves = (send("POST", f"/supportsession/{made['id']}/participants", guest, by="room") for _ in range(2))
     assert stays != leaves
-    done("DELETE", f"/supportsession/{made['id']}/participants/{leaves['participantId']}", by="room")
-    assert done("GET", f"/supportsession/{made['id']}")["status"] == "active"
+    send("DELETE", f"/supportsession/{made['id']}/participants/{leaves['participantId']}", by="room")
+    assert send("GET", f"/supportsession/{made['id']}")["status"] == "active"
 
-    later = done("POST", "/supportsessions", {"type": "live", "label": f"{name} later", "startTime": from_now(hours=1)})
-    done("PUT", f"/supportsession/{later['id']}", {"startTime": from_now(hours=2)})
-    done("DELETE", f"/supportsession/{later['id']}")
-    soon = done(
+    later = send("POST", "/supportsessions", {"type": "live", "label": f"{name} later", "startTime": from_now(hours=1)})
+    send("PUT", f"/supportsession/{later['id']}", {"startTime": from_now(hours=2)})
+    send("DELETE", f"/supportsession/{later['id']}")
+    soon = send(
         "POST", "/supportsessions", {"type": "live", "label": f"{name} soon", "startTime": from_now(seconds=1.3)}
     )
 
-    begun = done("POST", "/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]})["session"]
-    assert done("GET", "/me", token=begun["id"])["session"]["sid"] == begun["sid"]
-    done("GET", "/auth/signout", token=begun["id"])
+    begun = send("POST", "/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]})["session"]
+    assert send("GET", "/me", token=begun["id"])["session"]["sid"] == begun["sid"]
+    send("GET", "/auth/signout", token=begun["id"])
 
-    assert done("GET", "/supportsessions?scope=all")["count"] >= 2
-    assert done("GET", "/webhooks/desk")["state"] != "paused"
+    assert send("GET", "/supportsessions?scope=all")["count"] >= 2
+    assert send("GET", "/webhooks/desk")["state"] != "paused"
     ready = daemon.http.get(f"{daemon.url}/readyz")
     assert ready.status_code == 200, ready.text
     eventually(lambda: daemon.session(soon["id"])["status"] == "new", 20)
-    done("DELETE", f"/supportsession/{made['id']}")
-    done("DELETE", f"/supportsession/{soon['id']}")
+    send("DELETE", f"/supportsession/{made['id']}")
+    send("DELETE", f"/supportsession/{soon['id']}")
     return {one["id"]: [event["type"] for event in daemon.events(one["id"])] for one in (made, later, soon)}
 
 
@@ -116,7 +117,7 @@ class Callers(threading.Thread):
             self.failed = error
 
     def go_on(self, rounds: int) -> None:
-        """Wait until the callers have made a number of further requests."""
+        """Wait until the callers have completed a number of further rounds."""
         until = len(self.rounds) + rounds
         eventually(lambda: len(self.rounds) >= until or self.failed, 60)
         assert self.failed is None
@@ -145,10 +146,10 @@ def test_the_next_release_migrates_while_this_one_serves_and_no_change_is_lost(
         callers.enough.set()
         callers.join(60)
     assert callers.failed is None
-    # What was made by the one is the other's, too.
+    # Each daemon returns the sessions that the callers of the other created.
     for daemon, theirs in ((newer, callers.rounds[0] | callers.rounds[-1]), (older, beside[0])):
-        for session_id, told in theirs.items():
-            assert [event["type"] for event in daemon.events(session_id)] == told
+        for session_id, types in theirs.items():
+            assert [event["type"] for event in daemon.events(session_id)] == types
     storage = sections["storage"]
     assert isinstance(storage, dict)
     url = make_url(storage["url"]).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -170,7 +171,7 @@ def test_the_next_release_migrates_while_this_one_serves_and_no_change_is_lost(
     events = newer.feed()
     made = [session_id for one in (*callers.rounds, *beside) for session_id in one]
     assert sorted({event["id"] for event in events}) == sorted(made)
-    assert len(events) == sum(len(told) for one in happened for told in one), "none lost, none twice"
+    assert len(events) == sum(len(types) for one in happened for types in one), "none lost, none twice"
     eventually(lambda: set(receiver.seqs) == {event["seq"] for event in events}, 20)
     assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in events]
     for daemon in (older, newer):

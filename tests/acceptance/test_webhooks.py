@@ -53,9 +53,7 @@ def test_events_committed_before_a_kill_are_delivered_after_it(make_daemon: Star
     eventually(lambda: receiver.seqs[1:] == seqs)
     for request in receiver.requests:
         request.verify()
-    assert receiver.requests[-1].events == daemon.events(session["id"]), (
-        "the feed, the history and webhooks say the same"
-    )
+    assert receiver.requests[-1].events == daemon.events(session["id"]), "webhooks and the history are equal"
 
 
 def test_the_page_shows_a_real_request(make_daemon: StartDaemon, receiver: Receiver) -> None:
@@ -144,7 +142,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     shown = eventually(lambda: (found := webhook(daemon))["state"] == "idle" and found)
     assert (shown["url"], shown["cursor"], shown["backlog"]) == (receiver.url, 1, 0)
 
-    # While its secret is replaced: a new file besides, then alone.
+    # While its secret is replaced, requests have the signatures of both.
     new = daemon.home / "new"
     new.write_text(OTHER_SECRET)
     old = str(daemon.home / "secret")
@@ -166,7 +164,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     assert daemon.command("webhooks", "replay", "desk", "--from-seq", "2").returncode == 0
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == [2, 3, 4])
     resumed = daemon.command("webhooks", "resume", "desk").stdout.strip()
-    # None when it was delivered before they were counted.
+    # The number is 0 if the event was delivered before the daemon counted.
     assert resumed in ("desk is resumed; 1 events are waiting", "desk is resumed; 0 events are waiting")
     eventually(lambda: webhook(daemon)["backlog"] == 0)
     receiver.answers = [status(500)]
@@ -182,7 +180,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     Path(old).write_text(made)
     assert reload(webhooks=[{**desk(daemon, receiver, made)[0]}]) == "config.reloaded"
 
-    # Gone from the configuration, gone from view; its place is kept.
+    # An endpoint that was removed from the configuration is not shown.
     assert reload() == "config.reloaded"
     assert daemon.get("/webhooks/desk").status_code == 404
     assert SECRET not in daemon.log.read_text()

@@ -90,7 +90,7 @@ def test_a_query_of_an_upgrade_is_not_logged(daemon: Daemon) -> None:
     assert "a-secret-in-a-query" not in daemon.log.read_text()
 
 
-def test_a_stop_tells_clients_to_connect_again_although_one_never_answers() -> None:
+def test_a_stop_closes_websockets_with_1012_even_if_clients_do_not_answer() -> None:
     for one_daemon in shared():
         session_id = one_daemon.make()["id"]
         with ExitStack() as stack:

@@ -113,7 +113,7 @@ def test_nothing_after_a_refused_upgrade_reaches_the_daemon_past_the_rules_of_th
             with suppress(TimeoutError):
                 one.rest()
             assert b"tminus_" not in one._data
-            assert b"401 Unauthorized" not in one._data, "the daemon has read it, and misses a token"
+            assert b"401 Unauthorized" not in one._data, "the daemon did not read the rest as a request without a token"
 
 
 def test_a_request_over_http_2_for_a_websocket_is_refused_by_the_daemon(websockets: Front) -> None:

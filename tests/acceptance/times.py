@@ -1,10 +1,10 @@
-"""Instants in the format of the API."""
+"""Timestamps in the format of the API."""
 
 from datetime import UTC, datetime, timedelta
 
 
 def from_now(**span: float) -> str:
-    """Return an instant at a distance from now, as JavaScript writes it."""
+    """Return the timestamp of now plus a `timedelta` with these arguments."""
     return text(datetime.now(UTC) + timedelta(**span))
 
 
