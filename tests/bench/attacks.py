@@ -1,4 +1,4 @@
-"""Attack a daemon with connections, and count which honest calls are answered: `python -m tests.bench.attacks`.
+"""Attack a daemon with connections, and count the honest calls that are answered: `python -m tests.bench.attacks`.
 
 The attacker at 127.0.0.2 opens as many connections as the daemon accepts, and replaces those that end. The honest
 caller at 127.0.0.1 opens a connection for each call, as a script does.
@@ -22,11 +22,11 @@ CONNECTIONS = 2000
 """The default of `limits.connections`."""
 
 SECONDS = 15
-"""Length of each attack: longer than the daemon's time-outs except that of idle connections."""
+"""Length of each attack in seconds: longer than all of the daemon's time-outs except that of idle connections."""
 
 OPENED_AT_ONCE = 10
-"""Maximum number of connections that the attacker opens in a twentieth of a second. More would be a flood, which uses
-up the processor and not the connections.
+"""Maximum number of connections that the attacker opens in a twentieth of a second. More would be a flood, which
+exhausts the processor instead of the connections.
 """
 
 CALLS = 10

@@ -1,4 +1,4 @@
-"""Batches of 10,000 sessions: their rate beside raw statements, and what else the daemon does meanwhile."""
+"""Batches of 10,000 sessions: their rate beside raw statements, and the other work of the daemon meanwhile."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ SESSIONS = 10_000
 """Sessions of a batch: the maximum."""
 
 DUE = 150
-"""Sessions that fall due while a batch is done."""
+"""Number of sessions that fall due while the daemon executes a batch."""
 
 APART_MS = 20
 """Milliseconds between their deadlines."""

@@ -29,7 +29,7 @@ CROWD = 1000
 """Number of connections of an overload."""
 
 SLOW_POLL = 0.005
-"""The same after a herd has begun to open, because each read takes time from the daemon."""
+"""Seconds between two reads after a herd has begun to open: each read takes time from the daemon."""
 
 
 def _ahead(days: int) -> str:

@@ -43,7 +43,7 @@ class Seen:
 
 
 def nested(size: int) -> list[object]:
-    """Return the value whose JSON of this length becomes the most objects."""
+    """Return a value that has the most objects for JSON of this length."""
     return [[] for _ in range(size // 3)]
 
 

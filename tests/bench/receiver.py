@@ -1,4 +1,4 @@
-"""A receiver of webhooks that uses little time: a separate process that answers 200 and stores the requests.
+"""A receiver of webhooks that uses little processor time: a separate process that answers 200 and stores the requests.
 
 It reads commands from standard input, one per line, and writes each result to standard output as a line of JSON:
 
@@ -32,7 +32,7 @@ Row = list[Any]
 """The `seq`, type, session id and status of an event."""
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-_EVENT = b'"eventId":"'  # inside a text its quotes would be escaped
+_EVENT = b'"eventId":"'  # unique: within a JSON string the quotes would be escaped
 
 
 @dataclass

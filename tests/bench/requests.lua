@@ -1,11 +1,11 @@
 -- Requests for wrk: `wrk -s requests.lua URL -- KIND TOKEN FIRST_START IDS_FILE MADE_FILE`.
 --
 -- KIND is `get` (PATH is that of the URL), `read`, `schedule` or `reschedule`. FIRST_START is the start time of the first
--- session in Unix seconds; each one after it is a second later. IDS_FILE has one session id a line. To MADE_FILE go the
--- id and the start time of each session that was acknowledged, and the status of each request that failed.
+-- session in Unix seconds; each one after it is a second later. IDS_FILE has one session id per line. The script writes
+-- to MADE_FILE the id and the start time of each acknowledged session, and the status of each failed request.
 
 local kind, at, ids, made
-local asked = 0
+local used = 0
 
 local function next_start()
   at = at + 1
@@ -13,8 +13,8 @@ local function next_start()
 end
 
 local function next_id()
-  asked = asked + 1
-  return ids[asked % #ids + 1]
+  used = used + 1
+  return ids[used % #ids + 1]
 end
 
 local makers = {
@@ -49,7 +49,7 @@ function init(args)
   wrk.headers["Session-id"] = args[2]
   if kind == "schedule" or kind == "reschedule" then
     wrk.headers["Content-Type"] = "application/json"
-    response = note -- only where ids are needed: to hand each answer to Lua takes wrk some time
+    response = note -- only if ids are needed, because wrk takes time to pass each response to Lua
   end
   request = makers[kind]
 end

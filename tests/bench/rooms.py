@@ -1,6 +1,6 @@
-"""The figures of the daemon's own rooms: how long joins take, what a participant costs, and how soon all are out.
+"""The figures of the daemon's own rooms: the time of joins, the cost of a participant, and the time until all are out.
 
-The floor is an echo WebSocket on the same server, with the same clients: what the transport and the clients take.
+The floor is an echo WebSocket on the same server, with the same clients: the cost of the transport and the clients.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _LIMITS = f"connections = {CONNECTIONS}\nconnections_per_address = 0\nwebsockets
 
 @dataclass
 class Crowd:
-    """What all participants together have measured."""
+    """The measurements of all participants together."""
 
     joins: list[float]
     """Seconds from the message `join` until `joined` arrived."""
@@ -83,8 +83,8 @@ def rooms(bench: Bench) -> list[Figure]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     name, beside = f"{number * PEOPLE:,} participants in {number} rooms: ", "echo"
 
-    def row(what: str, unit: str, value: float, beneath: float, **more: Any) -> Figure:
-        return Figure(name + what, value, unit, beneath, beside, value / beneath if beneath else None, more=more)
+    def row(what: str, unit: str, value: float, baseline: float, **more: Any) -> Figure:
+        return Figure(name + what, value, unit, baseline, beside, value / baseline if baseline else None, more=more)
 
     return [
         row(
@@ -145,7 +145,7 @@ class _Gathered:
     join_cpu: float
 
     async def until_out(self, close: Callable[[], Awaitable[None]]) -> Crowd:
-        """Read what all receive, close the rooms, and wait until all are disconnected with 4410."""
+        """Read the messages of all participants, close the rooms, and wait until all are disconnected with 4410."""
         readers = [asyncio.create_task(_read(connection)) for connection in self.connections]
         await asyncio.sleep(1)  # until the last lists of participants have arrived
         cpu, begun = processor_seconds(self.pid), time.perf_counter()
@@ -161,7 +161,7 @@ class _Gathered:
 
 
 async def _read(connection: ClientConnection) -> tuple[float, int | None]:
-    """Read to the end; return when it came, and its close code."""
+    """Read until the connection ends; return the time and the close code."""
     try:
         while True:
             await connection.recv()
@@ -170,7 +170,7 @@ async def _read(connection: ClientConnection) -> tuple[float, int | None]:
 
 
 async def _echo(trivial: Trivial, number: int) -> Crowd:
-    """Measure WebSockets that get back what they have sent."""
+    """Measure WebSockets that receive their own messages back."""
     url = f"ws://127.0.0.1:{trivial.port}/"
     gathered = await _gather([url] * number, _JOIN, None, "join", trivial.pid)
 

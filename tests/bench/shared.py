@@ -193,7 +193,7 @@ def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
     """
     number = max(bench.sizes.herds)
     pattern = bench.herd("live", number)
-    opened, delivered, firsts, told_all, lefts, twice = [], [], [], [], [], []
+    opened, delivered, firsts, all_delivered, lefts, twice = [], [], [], [], [], []
     for _ in range(bench.sizes.herd_runs):
         with (
             server.database(pattern) as name,
@@ -215,12 +215,12 @@ def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
                 _delivered(database)
             taken = receiver.take()
             check_opened(database, number)
-            twice.append(_check_told(database, taken, number))
+            twice.append(_check_received(database, taken, number))
         lefts.append(left)
         opened.append(last - killed)
         delivered.append(min(came for begun, came in taken.requests_at if begun > killed) - killed)
         firsts.append(taken.first - due_ms / 1000)
-        told_all.append(taken.last - killed)
+        all_delivered.append(taken.last - killed)
     floor = raw * median(lefts) / number * 1000
     besides = {"left_to_open": lefts, "told_twice": twice}
     return [
@@ -233,14 +233,17 @@ def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
             "PostgreSQL: killed → survivor delivers", median(delivered) * 1000, "ms",
             median(firsts) * 1000, "due → first delivery", median(delivered) / median(firsts), more={
                 "each_ms": [round(one * 1000) for one in delivered],
-                "all_delivered_after_ms": [round(one * 1000) for one in told_all],
+                "all_delivered_after_ms": [round(one * 1000) for one in all_delivered],
             },
         ),
     ]  # fmt: skip
 
 
 def _delivered(database: Connection) -> None:
-    """Wait until the endpoint's cursor is at the newest event. Received requests do not show it: some arrive twice."""
+    """Wait until the endpoint's cursor is at the newest event.
+
+    The number of received requests does not show that, because some arrive twice.
+    """
     until = time.time() + 180
     while time.time() < until:
         ((done,),) = database.execute("SELECT cursor = (SELECT max(seq) FROM event) FROM endpoint")
@@ -250,7 +253,7 @@ def _delivered(database: Connection) -> None:
     raise RuntimeError("not all was delivered within three minutes")
 
 
-def _check_told(database: Connection, taken: Taken, number: int) -> int:
+def _check_received(database: Connection, taken: Taken, number: int) -> int:
     """Check that all events arrived in order; return how many arrived twice. Raises `RuntimeError`."""
     seqs = [row[0] for row in taken.events]
     once = list(dict.fromkeys(seqs))

@@ -29,7 +29,7 @@ SETTLING = 120.0
 """Seconds after the last fault within which everything that is due must be done and delivered."""
 
 MAILS_SETTLING = 300.0
-"""The same for mails. One that the server has deferred several times waits up to some minutes."""
+"""The same for mails. The daemon may wait some minutes before it sends a mail again that the server has deferred."""
 
 GROWTH = 2.0
 """Maximum memory of a daemon at the end, as a multiple of its memory after a minute (or a tenth of the run)."""
@@ -45,10 +45,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="tminus-soak-"))
     folder.chmod(0o755)
     begun = time.monotonic()
-    quiet = threading.Lock()
+    printing = threading.Lock()
 
     def log(what: str) -> None:
-        with quiet:
+        with printing:
             print(f"{time.monotonic() - begun:7.1f} s  {what}", flush=True)
 
     log(f"seed {options.seed}, {options.minutes:g} minutes on {options.database}")
@@ -186,7 +186,7 @@ def _wait_until_settled(stage: Stage) -> int:
 
 
 def _wait_for_mails(stage: Stage) -> None:
-    """Wait until no event waits for its mails, also those that the server has deferred."""
+    """Wait until all mails are sent, including those that the server has deferred."""
     daemon = stage.daemons[0]
     shown: JSON = {}
 

@@ -23,10 +23,10 @@ MOVED = (EventType.SCHEDULED, EventType.RESCHEDULED)
 CHANGES = (EventType.CREATED, EventType.CLOSED, *MOVED)
 
 IN_FLIGHT = 30.0
-"""Seconds for which a mail may be on its way: its text is sent, or the daemon is stopped (SIGSTOP) before it is."""
+"""Seconds for which a mail may be on its way: while the daemon sends its text, or is stopped (SIGSTOP) before that."""
 
 STEP = timedelta(hours=1)
-"""By how much the clock of a daemon is set."""
+"""The amount by which a fault sets the clock of a daemon."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Records:
     series: Sequence[RowMapping]
     occurrences: Sequence[RowMapping]
     settled: datetime
-    """When everything was done that was due."""
+    """When the daemons had done everything that was due."""
 
 
 def check(model: Model, records: Records, posted: Sequence[Posted], *, mails_settled: bool) -> Iterator[Fact]:
@@ -58,27 +58,27 @@ def reminders(row: RowMapping, history: Sequence[RowMapping], settled: datetime)
     session_id = row["id"]
     spans = [parse_duration(one) for one in json.loads(row["reminders"] or "[]")]
     to_come: set[datetime] = set()
-    told: set[datetime] = set()
+    recorded: set[datetime] = set()
     for event in history:
         if event["type"] in MOVED:
             to_come = {at for span in spans if (at := event["start_time"] - span) > event["ts"]}
-            told = set()
+            recorded = set()
         elif event["type"] in TOLD:
             at = event["due_at"]
             if event["status"] == Status.CLOSED:
                 yield Fact("other", f"people were reminded at {event['seq']} after the close", session_id)
-            if at in told:
+            if at in recorded:
                 yield Fact("duplicate", f"the reminder of {at} was recorded twice, at {event['seq']}", session_id)
             elif at not in to_come:
                 yield Fact("other", f"the reminder of {at} at {event['seq']} is none of its reminders", session_id)
-            told.add(at)
+            recorded.add(at)
         elif event["type"] == EventType.CLOSED:
             # The scheduler does what is due in order, so it reminds before it closes.
-            late = [at for at in to_come - told if event["actor"] == CLOCK_ACTOR and at < event["due_at"]]
+            late = [at for at in to_come - recorded if event["actor"] == CLOCK_ACTOR and at < event["due_at"]]
             if late:
                 yield Fact("loss", f"it was closed at {event['due_at']} without its reminders of {late}", session_id)
             to_come = set()
-    for at in to_come - told:
+    for at in to_come - recorded:
         if at < settled:
             yield Fact("loss", f"nobody was reminded at {at}, and it was not skipped", session_id)
 
@@ -87,7 +87,7 @@ def reminders(row: RowMapping, history: Sequence[RowMapping], settled: datetime)
 
 
 def mails(model: Model, records: Records, posted: Sequence[Posted], *, settled: bool) -> Iterator[Fact]:
-    """Each event is mailed to each invitee at most once, and the last change once, or the table tells why not."""
+    """Each event is mailed to each invitee at most once. The last change is mailed, or the table has the reason."""
     by_object = {row["external_session_object_id"]: row for row in records.sessions.values()}
     for key, number in Counter(
         (one.session, one.seq, one.invitee) for one in posted if one.may_be_delivered
@@ -127,7 +127,7 @@ def _invitees(row: RowMapping) -> list[dict[str, str]]:
 
 
 def _outcomes(records: Records, posted: Sequence[Posted]) -> Iterator[Fact]:
-    """Each invitee has got the last change of a session, or the table of mails has the reason."""
+    """Each invitee has received the last change of a session, or the table of mails has the reason."""
     stored: dict[str, dict[int, RowMapping]] = defaultdict(dict)
     for row in records.mails:
         stored[row["session_id"]][row["position"]] = row
@@ -139,7 +139,7 @@ def _outcomes(records: Records, posted: Sequence[Posted]) -> Iterator[Fact]:
         last = next((one for one in reversed(records.histories[session_id]) if one["type"] in CHANGES), None)
         for position, person in enumerate(people):
             found = stored[session_id].get(position)
-            if last is None or not _must_know(row, last, found, records.settled):
+            if last is None or not _must_be_mailed(row, last, found, records.settled):
                 continue
             if found is None or found["seq"] < last["seq"]:
                 text = f"invitee {position + 1} was not told of {last['type']} at {last['seq']}"
@@ -157,14 +157,14 @@ def _outcomes(records: Records, posted: Sequence[Posted]) -> Iterator[Fact]:
                 yield Fact("other", f"the mail {key} to nobody is {found['state']}", session_id)
 
 
-def _must_know(row: RowMapping, last: RowMapping, found: RowMapping | None, settled: datetime) -> bool:
-    """Return whether an invitee must have got a mail about the last change of a session."""
+def _must_be_mailed(row: RowMapping, last: RowMapping, found: RowMapping | None, settled: datetime) -> bool:
+    """Return whether an invitee must have received a mail about the last change of a session."""
     if last["type"] != EventType.CLOSED:
         return True
     if found is None or (found["sent_seq"] is None and found["state"] != MailState.UNKNOWN):
-        return False  # nobody invited this person
+        return False  # this person was never invited
     start = row["start_time"]
-    # Whoever was invited need not know of a close after the start; the daemon's clock may have been ahead meanwhile.
+    # A close after the start needs no mail. The daemon's clock may have been ahead meanwhile.
     is_to_come = start is not None and start > max(settled, last["ts"]) + STEP
     return is_to_come and last["reason"] not in (CloseReason.EMPTY, CloseReason.TIME_LIMIT)
 
@@ -223,7 +223,7 @@ def _history(one: KnownBatch, histories: Sequence[Sequence[RowMapping]], first: 
 
 
 def series(known: Sequence[KnownSeries], records: Records) -> Iterator[Fact]:
-    """Each occurrence of a series has exactly one session, and nothing else has one."""
+    """Each occurrence of a series has exactly one session, and the series has no other sessions."""
     stored: dict[str, list[str]] = defaultdict(list)
     for row in records.series:
         stored[json.loads(row["definition"])["session"]["label"]].append(row["id"])

@@ -1,4 +1,4 @@
-"""A program that subscribes to an agent's calendar, and reads it again and again as calendar programs do."""
+"""A program that subscribes to an agent's calendar, and reads it repeatedly as calendar programs do."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ def entries(content: str) -> dict[str, Entry]:
 class Subscriber(threading.Thread):
     """Reads the calendar until it is stopped, from a random daemon each time.
 
-    An entry keeps its UID, its SEQUENCE never falls, and rises if the entry changes.
+    It checks that an entry keeps its UID, and that its SEQUENCE rises if the entry changes, and never falls.
     """
 
     def __init__(self, name: str, url: Url, count: Callable[[str, str], None]) -> None:

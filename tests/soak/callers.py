@@ -40,7 +40,7 @@ class Caller(Requester):
     # --- actions ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> str:
-        """Return a random start time: of now, within seconds, or so late that the session never opens in this run."""
+        """Return a random start time: at once, within seconds, or so late that the session never opens in this run."""
         seconds = self._random.choice((0.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 20.0, 1800.0, 36000.0))
         return text(datetime.now(UTC) + timedelta(seconds=seconds + self._random.random()))
 

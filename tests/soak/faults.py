@@ -209,7 +209,7 @@ class FaultInjector(threading.Thread):
             pid = self._random.choice(rows)[0]
             self._count("backend SIGKILL", f"{pid}: the server recovers")
             os.kill(pid, signal.SIGKILL)
-            # A daemon does not start while the server recovers, which is not what this fault tests.
+            # A daemon cannot start while the server recovers, and this fault does not test that.
             eventually(self._stage.has_recovered, 60)
 
     # --- hostile clients ---------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class Sink(Receiver):
             if abs(sent - time.time()) < 240:
                 received.verify()
                 return
-            # It was sent while the daemon's clock was set, so the library would refuse it as too old.
+            # The daemon's clock was wrong when it sent the request, so the library would refuse the time.
             signed = Webhook(SECRET).sign(webhook_id, datetime.fromtimestamp(sent, UTC), received.body.decode())
             if signed not in received.headers["webhook-signature"].split():
                 raise ValueError("another signature")

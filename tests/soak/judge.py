@@ -74,7 +74,7 @@ class Findings:
 def judge(stage: Stage, settled_at: int, complaints: Sequence[str], settled: datetime | None) -> Findings:
     """Check a stage whose daemons have ended. Events up to number `settled_at` must have been delivered everywhere.
 
-    `settled`: when everything was done that was due, and all mails were sent; None: it was not.
+    `settled`: when everything that was due was done, and all mails were sent; None: that did not happen.
     """
     found = Findings()
     found.facts += [Fact("other", text) for text in complaints]
@@ -265,12 +265,12 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
             if line["level"] in ("info", "debug"):
                 continue
             found.lines[line["event"]] += 1
-            away = line["event"] in EXPLAINED_WITHOUT_DATABASE and (
+            unavailable = line["event"] in EXPLAINED_WITHOUT_DATABASE and (
                 line["event"] == "storage.unavailable" or line["error"].startswith("the database is not available:")
             )
             harmless = line["event"] == "library.said" and line.get("error", "").startswith((*HARMLESS, *CUT_OFF))
             session_event = line["event"].startswith(("session.", "participant."))  # late, after the daemon was down
-            if not (line["event"] in EXPLAINED or away or harmless or session_event):
+            if not (line["event"] in EXPLAINED or unavailable or harmless or session_event):
                 yield Fact("other", f"{daemon.name} logged {line}", line.get("session_id"))
         if errors := daemon.errors.read_text():
             yield Fact("other", f"{daemon.name} wrote to standard error: {errors[-1500:]}")

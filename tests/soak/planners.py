@@ -52,7 +52,7 @@ class Planner(Requester):
     # --- batches ------------------------------------------------------------------------------------------------------
 
     def _create_batch(self) -> None:
-        # So late that no session opens in this run: all sessions of a batch must have the same history.
+        # The start is so late that no session opens in this run: all sessions of a batch must have the same history.
         begin = datetime.now(UTC) + timedelta(hours=self._random.randint(12, 200))
         starts = [text(begin + timedelta(minutes=number)) for number in range(self._random.randint(1, LARGEST))]
         one = KnownBatch(f"batch {self._key()}", starts)
@@ -135,7 +135,7 @@ class Planner(Requester):
         return self._random.choice(found) if found else None
 
     def _change_series(self) -> None:
-        """Exclude one occurrence, of which the session may have been made."""
+        """Exclude one occurrence. Its session may exist already."""
         if (one := self._running_series()) is None:
             return
         exdates = [*one.exdates, *one.unconfirmed, self._random.choice(one.rdates)]

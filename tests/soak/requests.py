@@ -15,7 +15,7 @@ RETRY_SECONDS = 90.0
 """Seconds for which a request is retried. After that its outcome counts as unknown."""
 
 REFUSALS = {101400, 101404, 101409, 101412, 102404, 103409, 109404}
-"""Refcodes that a caller may get who competes with other callers and with the scheduler."""
+"""Refcodes that a caller may get because it competes with other callers and with the scheduler."""
 
 TEMPORARY = {105503, 107503, 108503, 110503, 101503}
 
@@ -23,7 +23,7 @@ Url = Callable[[], str]
 
 
 class Requester(threading.Thread):
-    """A thread that does random acts until it is stopped.
+    """A thread that performs random acts until it is stopped.
 
     `url`: returns the URL for the next request, since daemons alternate and their ports change at a start. `pause`: the
     mean number of seconds between two acts.

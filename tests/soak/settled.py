@@ -1,4 +1,4 @@
-"""Compare what a daemon answers with the database, when nothing changes any more: calendar, free-busy, report."""
+"""Compare a daemon's calendar, free-busy answer and report with the database, when nothing changes any more."""
 
 import time
 from collections import Counter
@@ -28,7 +28,7 @@ CANCELLED = CloseReason.CANCELLED
 def differences(stage: Stage) -> list[str]:
     """Return where answers differ from the database.
 
-    Sessions still expire while this is done, so it is repeated until an answer is of the same moment as the rows.
+    Sessions may still expire meanwhile. So the comparison is repeated until the answers and the rows are of one moment.
     """
     found: list[str] = []
 

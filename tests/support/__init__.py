@@ -8,8 +8,8 @@
 `databases`    SQLite and a real PostgreSQL, a fresh database for each test
 `disks`        disks that fail, and one that loses power
 `factories`    callers, requests, settings and sessions with defaults
-`kills`        operations of a process that kills itself during them
-`trials`       all other writes of a daemon, for the same tests
+`kills`        actions that a process performs until it kills itself
+`trials`       the other writes of a daemon, for the same tests with kills
 `pages`        the code blocks and tables of the pages in docs/
 `picture`      docs/watch.svg: `make picture`
 `preloaded`    modules to import before commands are forked

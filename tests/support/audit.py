@@ -1,6 +1,6 @@
 """Check the packages in the lock files for known vulnerabilities: `make audit`.
 
-The exit code is 1 if there is one. If no vulnerability service answers, it prints that nothing was audited, and the
+The exit code is 1 if it finds one. If no vulnerability service answers, it prints that nothing was audited, and the
 exit code is 0.
 """
 
@@ -32,8 +32,8 @@ def verdict(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def query(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
     """Return the report on a lock file; None if the service does not answer."""
     command = [str(program), "--requirement", lock, "--vulnerability-service", service, "--no-deps", "--disable-pip"]
-    more = ["--progress-spinner", "off", "--timeout", "10", "--format", "json"]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+    options = ["--progress-spinner", "off", "--timeout", "10", "--format", "json"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     try:
         report: Mapping[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -41,8 +41,10 @@ def query(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
     return report
 
 
-def installed(folder: Path) -> Path | None:
-    """Return pip-audit, installed in an environment of its own, since tminus does not need its dependencies."""
+def install(folder: Path) -> Path | None:
+    """Install pip-audit in an environment of its own, since tminus does not need its dependencies. Return its path, or
+    None if it cannot be installed.
+    """
     program = folder / "bin" / "pip-audit"
     if not program.exists():
         pip = [str(folder / "bin" / "pip"), "--disable-pip-version-check", "--quiet", "install", PIP_AUDIT]
@@ -53,7 +55,7 @@ def installed(folder: Path) -> Path | None:
 
 
 def main() -> int:
-    program = installed(Path(sys.argv[1]))
+    program = install(Path(sys.argv[1]))
     if program is None:
         print(f"NOT AUDITED: {PIP_AUDIT} cannot be installed from here")
         return 0

@@ -100,5 +100,5 @@ def visiting(browser: Browser, **options: Any) -> Iterator[Visitor]:
         assert not visitor.problems, visitor.problems
     finally:
         if not page.is_closed():
-            page.unroute_all(behavior="ignoreErrors")  # a request that is held would fail when the window closes
+            page.unroute_all(behavior="ignoreErrors")  # a request that a test holds back fails when the window closes
         context.close()

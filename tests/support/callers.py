@@ -12,7 +12,7 @@ PAUSE = 0.1
 
 
 class Caller:
-    """Calls the daemon on a thread of its own until the block ends. A subclass defines the calls."""
+    """Calls the daemon on a separate thread until the block ends. A subclass defines the calls."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon

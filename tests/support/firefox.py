@@ -1,4 +1,4 @@
-"""Debian's Firefox for tests of pages, over WebDriver BiDi: the standard's own messages, without a driver between.
+"""Debian's Firefox for tests of pages, controlled over WebDriver BiDi without a driver.
 
 Playwright's support needs a newer Firefox than Debian's, and Selenium needs geckodriver, which Debian does not have.
 """
@@ -33,7 +33,7 @@ _PREFERENCES = {
     "network.connectivity-service.enabled": False,
     "toolkit.telemetry.reportingpolicy.firstRun": False,
 }
-"""Keeps the browser from requests of its own, and from pages that it shows at its first start."""
+"""Prevents the browser's own requests, and the pages that it shows at its first start."""
 
 _EVENTS = ["log.entryAdded", "network.beforeRequestSent"]
 

@@ -73,7 +73,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Run:
-    """The outcome of one process: whether it was killed, and the result that it had sent before."""
+    """The outcome of one process: whether it was killed, and the result that it sent before that."""
 
     target: Target
     killed: bool
@@ -123,7 +123,7 @@ def _knocked(tx: Transaction, target: Target) -> Target:
 
 
 def _create(
-    jobs: Submit, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
+    submit: Submit, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
 ) -> dict[str, Any]:
     keyed = KeyedRequest(target.label, "0" * 64) if key else None
 
@@ -131,38 +131,38 @@ def _create(
         start = tx.now + ahead if ahead is not None else None
         return commands.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), keyed)
 
-    session = jobs(job).result(30).session
+    session = submit(job).result(30).session
     return {"id": session.id, "pin": session.pin}
 
 
-def _reschedule(jobs: Submit, target: Target, *, ahead: timedelta) -> dict[str, Any]:
-    moved = jobs(lambda tx: commands.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
+def _reschedule(submit: Submit, target: Target, *, ahead: timedelta) -> dict[str, Any]:
+    moved = submit(lambda tx: commands.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
     return {"id": moved.id, "pin": moved.pin}
 
 
-def _arrive(jobs: Submit, target: Target, *, trigger: Trigger) -> dict[str, Any]:
+def _arrive(submit: Submit, target: Target, *, trigger: Trigger) -> dict[str, Any]:
     keyed = KeyedRequest(target.label, "0" * 64)
     role = ParticipantRole.GUEST
     job = partial(
         participants.join_or_knock, settings=SETTINGS, caller=ROOM, session_id=target.session_id, trigger=trigger,
         role=role, name="Ada", keyed=keyed,
     )  # fmt: skip
-    made = jobs(job).result(30)
+    made = submit(job).result(30)
     return {"id": made.session.id, "participant": made.participant_id}
 
 
-def _report(jobs: Submit, target: Target, *, command: Callable[..., None]) -> dict[str, Any]:
-    jobs(lambda tx: command(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
+def _report(submit: Submit, target: Target, *, command: Callable[..., None]) -> dict[str, Any]:
+    submit(lambda tx: command(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
     return {"id": target.session_id}
 
 
-def _close(jobs: Submit, target: Target) -> dict[str, Any]:
-    jobs(lambda tx: commands.close(tx, SETTINGS, AGENT, target.session_id)).result(30)
+def _close(submit: Submit, target: Target) -> dict[str, Any]:
+    submit(lambda tx: commands.close(tx, SETTINGS, AGENT, target.session_id)).result(30)
     return {"id": target.session_id}
 
 
-def _sweep(jobs: Submit, target: Target) -> dict[str, Any]:
-    sweeps.do_all_due(jobs, SETTINGS.lifecycle.timeouts)
+def _sweep(submit: Submit, target: Target) -> dict[str, Any]:
+    sweeps.do_all_due(submit, SETTINGS.lifecycle.timeouts)
     return {"id": target.session_id}
 
 
@@ -265,7 +265,7 @@ def _run_all(url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> d
 
 
 def _run(engine: Engine, steps: Steps, action: Action, targets: Sequence[Target]) -> list[Run]:
-    # The first runs in this process, so that compiled statements are in memory and not compiled in each process.
+    # The first action runs in this process. So the forked processes have the compiled statements in memory.
     runs = [Run(targets[0], killed=False, answer=do(engine, steps, action, targets[0]))]
     gc.freeze()
     for fatal, target in enumerate(targets[1:], 1):

@@ -1,4 +1,4 @@
-"""A mail server (aiosmtpd) on loopback, which accepts, defers, refuses, hangs or drops connections as a test wants."""
+"""A mail server (aiosmtpd) on loopback: a test chooses whether it accepts, defers, refuses, hangs or disconnects."""
 
 import asyncio
 import email
@@ -14,13 +14,13 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 Answer = str | Callable[[SMTP], Any]
-"""An answer, or a function that does something to the connection and returns one, or a coroutine of one."""
+"""A response, or a function of the server that returns one. The function may use the connection, and may be async."""
 
 OK = "250 OK"
 
 
 def drop(server: SMTP) -> str:
-    """End the connection without an answer."""
+    """Drop the connection without a response."""
     assert isinstance(server.transport, asyncio.WriteTransport)
     server.transport.abort()
     return "250 never sent"
@@ -33,7 +33,7 @@ async def hang(_server: SMTP) -> str:
 
 @dataclass
 class Mail:
-    """A mail that the server has read to its end, whatever it answered."""
+    """A mail that the server has read to its end, whether or not it accepted the mail."""
 
     sender: str
     recipient: str
@@ -57,10 +57,10 @@ class Mail:
 
 
 class MailServer:
-    """A context manager. `mails` are all that arrived; `accepted` those that it has accepted.
+    """A context manager. `mails` has all mails that arrived, `accepted` those that the server accepted.
 
-    `recipients` has the answers to `RCPT` by address, `senders` those to `MAIL`; `texts` is a list of answers to the
-    texts of mails, the last of which is repeated.
+    `recipients` has the responses to `RCPT`, by address. `senders` and `texts` are the responses to `MAIL` and to the
+    texts of mails, in order; the last one is repeated.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MailServer:
         async def end() -> None:
             for transport in self._transports:
                 transport.abort()
-            await asyncio.sleep(0.01)  # the event loop closes their sockets in its next rounds
+            await asyncio.sleep(0.01)  # the event loop closes their sockets in its next iterations
 
         asyncio.run_coroutine_threadsafe(end(), loop).result()
         self._controller.stop(no_assert=True)
@@ -165,7 +165,7 @@ class MailServer:
 
 class _Controller(Controller):
     def _trigger_server(self) -> None:
-        """Connect to the port that was chosen."""
+        """Connect to the port that the kernel chose."""
         assert self.server is not None
         self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         super()._trigger_server()  # type: ignore[no-untyped-call]

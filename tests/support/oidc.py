@@ -1,4 +1,4 @@
-"""OpenID providers for tests: the real `oidc-provider` from npm, and a hostile one for what no real one does."""
+"""OpenID providers for tests: the real `oidc-provider` from npm, and one that sends what no real provider sends."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def use_issuer(daemon: Daemon, issuer: str, **more: Any) -> None:
     daemon.config.write_text(settings(issuer, secret, **more) + kept)
 
 
-# --- the real one -----------------------------------------------------------------------------------------------------
+# --- the real provider ------------------------------------------------------------------------------------------------
 
 
 def signing_key(kid: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def signing_key(kid: str) -> dict[str, Any]:
 
 
 class Provider:
-    """`oidc-provider` in a process of its own, which can be stopped and started again with other keys."""
+    """`oidc-provider` in a separate process, which can be stopped and started again with other keys."""
 
     def __init__(self, redirect_uris: list[str]) -> None:
         self.port = free_port()
@@ -193,7 +193,7 @@ class Visitor:
         raise AssertionError("the provider does not send the browser back")
 
     def sign_in(self, login: str, **query: str) -> httpx.Response:
-        """Sign in as somebody; return the daemon's answer to the callback."""
+        """Sign in with this login; return the daemon's answer to the callback."""
         return self.http.get(self.callback(self.begin(**query), login))
 
     def session(self) -> str:
@@ -201,7 +201,7 @@ class Visitor:
         return self.http.cookies.get("tminus") or ""
 
     def me(self) -> httpx.Response:
-        """Ask who the caller is, as one of the daemon's own pages does."""
+        """Request `/me` as one of the daemon's own pages does."""
         from tminus.api import browser_session
 
         cookie = self.session()
@@ -209,7 +209,7 @@ class Visitor:
         return self.daemon.get("/me", by=None, headers=headers)
 
 
-# --- the hostile one --------------------------------------------------------------------------------------------------
+# --- the hostile provider ---------------------------------------------------------------------------------------------
 
 Answer = tuple[int, Mapping[str, str], bytes]
 
@@ -220,16 +220,16 @@ def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
 
 @dataclass
 class Hostile:
-    """An issuer whose every answer a test can replace: by path, a function of the form that was sent.
+    """An issuer with responses that a test can replace: `replaced` has a function of the sent form for each path.
 
-    Without replacements it behaves well, and signs `claims`.
+    Without replacements it behaves correctly.
     """
 
     port: int
     key: jwk.RSAKey = field(default_factory=lambda: jwk.RSAKey.generate_key(2048, {"kid": "k1"}, private=True))
     replaced: dict[str, Callable[[Mapping[str, str]], Answer]] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
-    """Claims that differ from the right ones; None: the claim is missing."""
+    """Claims that differ from the correct ones; None: the claim is missing."""
     header: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -302,7 +302,7 @@ def hostile() -> Iterator[Hostile]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            with suppress(OSError):  # the daemon has read enough
+            with suppress(OSError):  # the daemon may disconnect before the end of the body
                 self.wfile.write(body)
 
         def do_GET(self) -> None:

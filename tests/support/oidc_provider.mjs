@@ -1,7 +1,7 @@
 // The OpenID provider `oidc-provider` from npm, with accounts and clients from its standard input.
 //
 // The input is a JSON object: `package` (the folder of the package), `port`, `issuer`, `clients`, `accounts` (claims by
-// name), `keys` (a JWK Set) and `settings`. It writes one line when it accepts connections. Any password is right.
+// name), `keys` (a JWK Set) and `settings`. It writes one line when it accepts connections. It accepts any password.
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 

@@ -1,4 +1,4 @@
-"""Write docs/page-*.png: the page for people who were invited, beside a real daemon. `make picture` runs this."""
+"""Write docs/page-*.png: the page for people who were invited, of a real daemon. `make picture` runs this."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,11 +22,11 @@ NAMES = ("page-early.png", "page-door.png", "page-in.png")
 VIEWPORT = {"width": 400, "height": 640}
 
 LARGEST = 60_000
-"""Maximum bytes of a picture: whoever clones the repository has all of them."""
+"""Maximum bytes of a picture, because every clone of the repository contains all pictures."""
 
 
 def write(folder: Path, browser: Browser) -> None:
-    """Write the pictures: somebody who is early, a host with somebody at the door, and people in a session."""
+    """Write the pictures: a guest who is early, a host while a guest knocks, and people in a session."""
     with _daemon() as daemon, ExitStack() as stack:
 
         def visit(link: str, scheme: str = "light") -> Visitor:
@@ -37,7 +37,7 @@ def write(folder: Path, browser: Browser) -> None:
 
         for name, show in zip(NAMES, (_early, _door, _inside), strict=True):
             shown = show(daemon, visit)
-            shown.page.mouse.move(0, 0)  # off the button that was pressed
+            shown.page.mouse.move(0, 0)  # away from the button that was pressed
             shown.page.screenshot(path=folder / name, animations="disabled")
 
 

@@ -1,4 +1,4 @@
-"""Write docs/watch.svg: the screen of `tminus watch` beside a real daemon. `make picture` runs this."""
+"""Write docs/watch.svg: the screen of `tminus watch` with a real daemon. `make picture` runs this."""
 
 import html
 import io
@@ -24,10 +24,10 @@ COLUMNS = 92
 ROWS = 18
 
 _FOREIGN = re.compile(r"\s*(?:@font-face \{.*?\}|<!--.*?-->)", re.DOTALL)
-"""What rich's template has besides: fonts that it loads from another host, and a comment."""
+"""The parts of rich's template that are removed: fonts that it loads from another host, and a comment."""
 
 _SCREEN_CODES = re.compile(r"\x1b\[[0-9;]*[A-LN-Za-ln-z]|\r")
-"""All codes of `tminus watch` except those of colours."""
+"""All escape sequences of `tminus watch` except those for colours."""
 
 
 def picture() -> str:
@@ -70,7 +70,7 @@ def _text(instant: datetime) -> str:
 
 
 def _screen(daemon: Daemon) -> str:
-    """Return what the command draws first, with its colours."""
+    """Return the first screen that the command draws, with its colours."""
     env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), TZ="UTC")
     env.pop("NO_COLOR", None)
     command = (TMINUS, "watch", "--interval", "1h")

@@ -9,7 +9,7 @@ from tminus.domain.types import Status, Timeouts, Trigger
 
 
 class Deadline(NamedTuple):
-    """The next transition that time alone causes, and when."""
+    """The next transition that time alone causes, and its time."""
 
     at: datetime
     trigger: Trigger
@@ -59,11 +59,11 @@ class PlainReminders:
         self.pending = {span for span in self.spans if start - span > now}
 
     def close(self) -> None:
-        """Close the session: nobody is reminded of it."""
+        """Close the session, which cancels its reminders."""
         self.pending = set()
 
     def due(self, now: datetime) -> list[Reminded]:
-        """Return what is due, in order; afterwards it is not due any more."""
+        """Return the reminders that are due, in order, and remove them from those that are pending."""
         opening = self.start - self.lead
         found = []
         for span in sorted(self.pending, reverse=True):

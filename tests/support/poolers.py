@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def pooler(database: Database, mode: str, **settings: str | int) -> Iterator[Pooler]:
-    """Run a pgbouncer in front of a database, configured as for other applications."""
+    """Run a pgbouncer in front of a database, with no settings that are specific to tminus."""
     assert PGBOUNCER is not None
     url, port = make_url(database.url), free_port()
     folder = Path(tempfile.mkdtemp(prefix="tminus-pooler-"))
@@ -42,7 +42,7 @@ def pooler(database: Database, mode: str, **settings: str | int) -> Iterator[Poo
         "listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "auth_type": "any", "pool_mode": mode,
         "ignore_startup_parameters": "options, extra_float_digits", **settings,
     }  # fmt: skip
-    # It refuses to run as root, and the socket's directory is for its owner alone.
+    # It refuses to run as root, and only the owner may enter the socket's directory.
     host = str(url.query.get("host") or url.host)
     as_user = ["-u", Path(host).owner()] if os.geteuid() == 0 else []
     config = folder / "pgbouncer.ini"

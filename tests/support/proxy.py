@@ -103,7 +103,7 @@ class Proxy:
                 if answers and self._reset_after is not None:
                     after, self._reset_after = self._reset_after, None
                     sink.sendall(chunk[:after])
-                    # The reading thread must end first: until then the kernel would not close the connection.
+                    # The reading thread must end first: the kernel closes the connection only then.
                     sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self._open.remove(sink)
                     sink.shutdown(socket.SHUT_RD)

@@ -63,7 +63,7 @@ def hang_up(handler: "Handler") -> None:
 
 
 def trickle(handler: "Handler") -> None:
-    """Send an endless response, a byte now and then."""
+    """Send a response that does not end, one byte at a time."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     for _ in range(200):
         if handler.receiver.closing.wait(0.05):
@@ -153,7 +153,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        pass  # tests let the sender close the connection
+        pass  # some tests make the sender close the connection
 
 
 class Receiver:

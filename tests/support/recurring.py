@@ -14,9 +14,9 @@ def main() -> None:
     import recurring_ical_events  # type: ignore[import-not-found]
 
     for line in sys.stdin:
-        asked = json.loads(line)
-        calendar = icalendar.Calendar.from_ical(asked["calendar"])
-        since, until = datetime.fromisoformat(asked["since"]), datetime.fromisoformat(asked["until"])
+        query = json.loads(line)
+        calendar = icalendar.Calendar.from_ical(query["calendar"])
+        since, until = datetime.fromisoformat(query["since"]), datetime.fromisoformat(query["until"])
         found = {
             event["DTSTART"].dt.astimezone(UTC).isoformat()
             for event in recurring_ical_events.of(calendar).between(since, until)

@@ -107,7 +107,7 @@ def rooms() -> str:
 
 
 def pictured(readme: str) -> str:
-    """Return the README with the diagram that the state machine draws now."""
+    """Return the README with the current diagram of the state machine."""
     page, found = re.subn(
         r"```mermaid\n.*?```", lambda _match: f"```mermaid\n{mermaid()}\n```", readme, flags=re.DOTALL
     )

@@ -19,7 +19,7 @@ WAIT_SECONDS = 20.0
 
 
 class Person:
-    """Somebody with a browser: one connection to a room.
+    """The browser of one person: one connection to a room.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Person:
     session
         The session, as the API shows it.
     address
-        The address that a proxy passes on, if there is one.
+        The client's address that a proxy forwards; None if there is no proxy.
     """
 
     def __init__(self, url: str, session: Mapping[str, Any], address: str | None = None) -> None:

@@ -34,7 +34,7 @@ ROOTS_SHELL = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
-"""The beginning of a shell script for root."""
+"""The environment of root's shell."""
 
 
 class CannotBoot(Exception):

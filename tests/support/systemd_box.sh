@@ -34,7 +34,7 @@ Requires=basic.target dbus.socket
 After=basic.target
 AllowIsolate=yes
 X
-# Nothing of the machine's own is started.
+# No unit of the machine itself starts.
 rm -rf "$R"/etc/systemd/system/*.wants
 for u in systemd-timesyncd systemd-networkd systemd-udevd systemd-resolved systemd-modules-load systemd-sysctl \
     kmod-static-nodes systemd-remount-fs systemd-random-seed systemd-pstore systemd-update-utmp systemd-firstboot; do

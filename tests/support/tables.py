@@ -19,8 +19,8 @@ def tables_of(daemon: Daemon) -> Iterator[Connection]:
 
 
 def multiply(tables: Connection, template: str, number: int) -> None:
-    """Copy one scheduled session a number of times, each with its first event and due a millisecond after the other.
-    No daemon may be running.
+    """Copy one scheduled session a number of times, each with its first event. They fall due one millisecond after the
+    other. No daemon may be running.
     """
     new = {
         "id": "'Herd' || CAST(10000000 + number.n AS TEXT)",
@@ -38,12 +38,12 @@ def multiply(tables: Connection, template: str, number: int) -> None:
         ),
         {"most": number - 1, "template": template},
     )
-    of_its_own = {"session_id": "s.id", "start_time": "s.start_time", "expires_at": "s.expires_at"}
+    of_session = {"session_id": "s.id", "start_time": "s.start_time", "expires_at": "s.expires_at"}
     columns = [name for name in EVENTS.columns.keys() if name != "seq"]  # noqa: SIM118 - these are columns, by name
     tables.execute(
         text(
             f"INSERT INTO event ({', '.join(columns)}) "
-            f"SELECT {', '.join(of_its_own.get(name, f'e.{name}') for name in columns)} "
+            f"SELECT {', '.join(of_session.get(name, f'e.{name}') for name in columns)} "
             "FROM session AS s CROSS JOIN event AS e WHERE e.session_id = :template AND s.id <> :template ORDER BY s.id"
         ),
         {"template": template},

@@ -88,7 +88,7 @@ class Terminal:
         """Interpret the escape sequences that `tminus` uses; any other fails the test."""
         lines, row, column = [""], 0, 0
         text, at = self.raw, 0
-        if self._resized:  # what comes until it is cleared was drawn for another size
+        if self._resized:  # text before the next clear was drawn for the previous size
             text = text[text.rindex(_CLEAR) :] if _CLEAR in text else ""
         while at < len(text):
             code = _CODE.match(text, at)

@@ -1,7 +1,7 @@
 """Other writes of a daemon: agent sessions, endpoints, results of deliveries, changed deadlines, retention.
 
-As in `kills`, a process performs each until it kills itself at the first step, at the second, and so on. The rows are
-created before each attempt and compared after it, since many of these writes concern the whole database.
+As in `kills`, processes perform each write and kill themselves at the first step, at the second, and so on. The rows
+are created before each attempt and compared after it, since many of these writes concern the whole database.
 """
 
 import asyncio
@@ -152,8 +152,8 @@ class Trial:
 
     do: Callable[[Store, str], Any]
     prepare: Callable[[Transaction, str], None]
-    look: Callable[[View, str], State]
-    """Returns all that the trial may change, in a form that is equal for equal outcomes."""
+    read_state: Callable[[View, str], State]
+    """Returns everything that the trial may change, in a form that is equal for equal outcomes."""
     commits: int = 1
     """The number of transactions that change something."""
     later: timedelta = timedelta(0)
@@ -163,7 +163,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """The outcome of one process: whether it was killed, and whether it had sent its result before."""
+    """The outcome of one process: whether it sent its result, and the states before and after it."""
 
     label: str
     answered: bool
@@ -173,7 +173,7 @@ class Tried:
     """The state after a repetition; None if there was none."""
 
 
-# --- preparing and looking --------------------------------------------------------------------------------------------
+# --- preparing and reading --------------------------------------------------------------------------------------------
 
 
 def _digest(text: str) -> str:
@@ -185,7 +185,7 @@ def _nothing(_tx: Transaction, _label: str) -> None:
 
 
 def _number(label: str) -> int:
-    """Return the number of an agent of its own for a label, since some trials change all that an agent has."""
+    """Return an agent id that only this label has, since some trials change all rows of an agent."""
     return 1 + int(_digest(label)[:7], 16)
 
 
@@ -384,7 +384,7 @@ SERIES_OWNER = Caller(LOCAL_AGENT_ID, "local", "", frozenset({Role.GROUP_ADMIN})
 
 
 def _prepare_series(tx: Transaction, label: str) -> None:
-    """Prepare a series, and no other whose sessions are to be made."""
+    """Prepare a series, and no other series that needs new sessions."""
     tx.execute(update(SERIES).values(next_at=None))
     series.create(tx, SETTINGS, SERIES_OWNER, _series_order(label, 9), KeyedRequest(label, ""))
 
@@ -465,10 +465,10 @@ def _series_left(view: View, label: str) -> State:
     ids = [row.id for row in view.rows(select(SERIES.c.id).where(SERIES.c.idempotency_key == label))]
     ids += [row.id for row in view.rows(select(SERIES.c.id).where(SERIES.c.follows.in_(ids)))]
     rows = [stored_series.find(view, one) for one in ids]
-    stand = [(one.made_through, one.ended_at is None, one.next_at is None, one.version) for one in rows if one]
+    states = [(one.made_through, one.ended_at is None, one.next_at is None, one.version) for one in rows if one]
     made = [stored_series.made(view, one, "", 100) for one in ids]
     occurrences = [[(one.local_start, one.start_time, one.status) for one in some] for some in made]
-    return stand, occurrences, _count(view, SESSIONS, SESSIONS.c.label == label)
+    return states, occurrences, _count(view, SESSIONS, SESSIONS.c.label == label)
 
 
 def _yesterdays_key(tx: Transaction, label: str) -> None:
@@ -542,7 +542,7 @@ def _lost_room(tx: Transaction, label: str) -> None:
 
 
 def _due_room(tx: Transaction, label: str) -> None:
-    """Prepare the same, without anybody else who would leave first."""
+    """Prepare the same, without people in other rooms, who would leave first."""
     tx.execute(delete(PRESENCE))
     _lost_room(tx, label)
 
@@ -620,7 +620,7 @@ def _sign_out_everywhere(store: Store, label: str) -> Any:
     asyncio.run(agent_sessions.sign_out_everywhere(_context(store, label), caller))
 
 
-async def _awaited(what: Awaitable[T]) -> T:
+async def _await(what: Awaitable[T]) -> T:
     return await what
 
 
@@ -629,25 +629,25 @@ OPERATOR = Caller(LOCAL_AGENT_ID, "", "", frozenset({Role.GROUP_ADMIN}))
 
 def _shut_out(store: Store, label: str) -> Any:
     number = _number(label)
-    asyncio.run(_awaited(routes_agents.shut_out(_context(store, label, number), OPERATOR, number)))
+    asyncio.run(_await(routes_agents.shut_out(_context(store, label, number), OPERATOR, number)))
 
 
 def _readmit(store: Store, label: str) -> Any:
     number = _number(label)
-    asyncio.run(_awaited(routes_agents.readmit(_context(store, label, number), OPERATOR, number)))
+    asyncio.run(_await(routes_agents.readmit(_context(store, label, number), OPERATOR, number)))
 
 
 def _make_address(store: Store, label: str) -> Any:
     number = _number(label)
-    asyncio.run(_awaited(routes_calendars.make_address(_context(store, label, number), OPERATOR, number)))
+    asyncio.run(_await(routes_calendars.make_address(_context(store, label, number), OPERATOR, number)))
 
 
 def _revoke_address(store: Store, label: str) -> Any:
     number = _number(label)
-    asyncio.run(_awaited(routes_calendars.revoke_address(_context(store, label, number), OPERATOR, number)))
+    asyncio.run(_await(routes_calendars.revoke_address(_context(store, label, number), OPERATOR, number)))
 
 
-def _had_calendar(tx: Transaction, label: str) -> None:
+def _prepare_calendar(tx: Transaction, label: str) -> None:
     feed = CalendarFeed(agent_id=_number(label), secret_sha256=_digest(label), created_at=NOW)
     calendar_feeds.replace(tx, feed)
 
@@ -661,13 +661,13 @@ def _was_shut_out(tx: Transaction, label: str) -> None:
 
 
 def _known(view: View, label: str) -> State:
-    """Return what an agent has, and whether the agent is shut out."""
+    """Return the number of an agent's sessions and codes, and when the agent was shut out."""
     known = agents.find(view, _number(label))
     return _signed_in_left(view, label), known is not None and known.shut_out_at
 
 
 def _admit(store: Store, label: str) -> Any:
-    """Let somebody in whom an issuer has signed in, and who has no role any more."""
+    """Sign in a person whom the issuer has authenticated, but who no longer has a role."""
     context = _context(store, label)
     oidc = Oidc(issuer="https://issuer", roles=OidcRoles(agent=("support",)))
     context.services.settings = SETTINGS.model_copy(update={"signin": SignIn(oidc=oidc)})
@@ -675,13 +675,13 @@ def _admit(store: Store, label: str) -> Any:
         asyncio.run(oidc_agents.agent_of(context, {"sub": label, "name": "Ada", "groups": []}))
 
 
-def _came_before(tx: Transaction, label: str) -> None:
+def _prepare_oidc_agent(tx: Transaction, label: str) -> None:
     known = agents.find_or_add(tx, agents.Person("https://issuer", label, "Ada", "", '["agent"]'))
     assert known is not None
     _agent_session(tx, label, agent_id=known.id)
 
 
-def _came(view: View, label: str) -> State:
+def _oidc_agent(view: View, label: str) -> State:
     roles = view.scalar(select(AGENTS.c.roles).where(AGENTS.c.subject == label))
     return _agent_sessions(view, label), roles
 
@@ -796,16 +796,16 @@ def _expire(tx: Transaction, label: str, session_id: str, people: dict[str, str]
     room_commands.expire_lease(tx, label)
 
 
-def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
+def _operate(store: Store, label: str, *, command: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
     """Run an operator's command on a configured endpoint."""
     webhooks = _webhooks(store)
     webhooks._endpoints[label] = configured(_webhook(label))
     webhooks._notifiers[label] = Notifier()
 
-    async def asked() -> None:
-        await ask(webhooks, label)
+    async def run() -> None:
+        await command(webhooks, label)
 
-    asyncio.run(asked())
+    asyncio.run(run())
 
 
 def _replay(webhooks: Webhooks, label: str) -> Awaitable[Any]:
@@ -823,7 +823,7 @@ def _webhook(label: str, **more: Any) -> Webhook:
 
 
 PORT = 9
-"""The URL of the receiver."""
+"""The port of the receiver."""
 
 
 def _sample(worker: DeliveryWorker) -> Awaitable[Any]:
@@ -849,14 +849,14 @@ def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitab
 
 
 async def _until_idle(worker: DeliveryWorker) -> None:
-    """Serve the endpoint until nothing is left to do. Locks of a killed daemon are released soon."""
+    """Serve the endpoint until nothing is left to do. The locks of a killed daemon are released after a moment."""
     while (seconds := await worker._step()) in (0, STANDBY_INTERVAL):
         if seconds:
             await asyncio.sleep(0.005)
 
 
 def _invite(store: Store, label: str) -> Any:
-    """Schedule a session with two invitees, whose mails count."""
+    """Schedule a session with two invitees. Their mails count towards the agent's limit."""
     limited = SETTINGS.model_copy(update={"mail": Mail(host="localhost", **{"from": "desk@example.com"})})
     people = as_json([Invitee("joe@example.com"), Invitee("eve@example.com")])
     wanted, by = order(label=label, start_time=NOW + HOUR, invitees=people), caller(agent_id=_number(label))
@@ -882,7 +882,7 @@ def _id_of(view: View, label: str) -> str:
 
 
 def _mailed(view: View, label: str) -> State:
-    """Return what became of the mails of a session, and what the delivery log and replays have of it."""
+    """Return the states of a session's mails, their entries in the delivery log, and the number of its replays."""
     session = view.session(_id_of(view, label))
     assert session is not None
     number = f"{session.external_session_object_id}.%"
@@ -892,7 +892,7 @@ def _mailed(view: View, label: str) -> State:
 
 
 def _mail(store: Store, label: str) -> None:
-    """Claim a mail and record that it was accepted, as the sender does around the text of the mail."""
+    """Claim a mail and record that it was accepted, as the sender does before and after it sends the text."""
 
     async def send(sender: MailSender, attempt: sending.Attempt, found: plan.Plan) -> None:
         for task in found.tasks:
@@ -921,9 +921,9 @@ def _with_mails(store: Store, label: str, act: Callable[..., Awaitable[None]]) -
             sender = MailSender(store, threads, mail, Access(mail.mail, "", None), words)
             session = store.read(lambda view: view.session(_id_of(view, label)))
             assert session is not None
-            told = store.read(lambda view: view.events(0, 1, EventFilter(session_id=session.id)))[0].event
-            found = store.read(partial(sender._find, told))
-            await act(sender, sending.Attempt(DeliveryKind.EVENTS, told, NOW, 0.0), found)
+            event = store.read(lambda view: view.events(0, 1, EventFilter(session_id=session.id)))[0].event
+            found = store.read(partial(sender._find, event))
+            await act(sender, sending.Attempt(DeliveryKind.EVENTS, event, NOW, 0.0), found)
 
     asyncio.run(run())
 
@@ -941,7 +941,7 @@ def _retention(store: Store, _label: str) -> None:
 
 
 def _retention_of_a_part(store: Store, label: str) -> None:
-    """Remove a part of a session that has more rows than a batch."""
+    """Remove a part of the rows of a session that has more of them than a batch."""
 
     def remove(tx: Transaction) -> object:
         ours = tx.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label))
@@ -968,10 +968,12 @@ def _begin_real_clock(store: Store, _label: str) -> None:
 
 def _write_again(store: Store, _label: str) -> None:
     """Run the tick of a daemon whose writes fail: it writes, to detect that writes work again."""
-    works = Scheduler(_services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None)
-    works._are_deadlines_current = True
+    scheduler = Scheduler(
+        _services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None
+    )
+    scheduler._are_deadlines_current = True
     store._writer.failing = "the disk was full"
-    works.tick()
+    scheduler.tick()
     assert store.failing is None
 
 
@@ -1029,7 +1031,7 @@ def _part(label: str) -> batches.NewPart:
 
 
 def _unfinished_batch(tx: Transaction, label: str) -> None:
-    """Prepare a batch that is decided and not done; another session has the id of one of its sessions."""
+    """Prepare a batch that is decided but not executed; another session has the id of one of its sessions."""
     part = _part(label)
     for number in range(2):
         batches.store_parts(tx, label, number, [part.content])
@@ -1049,7 +1051,7 @@ def _do_batch(store: Store, label: str) -> None:
 
 
 def _unfinished_alone(tx: Transaction, label: str) -> None:
-    """Prepare such a batch, and no deadline: only then a transaction does several parts."""
+    """Prepare such a batch, and remove all deadlines: only then does one transaction execute several parts."""
     tx.execute(update(SESSIONS).values(due_at=None, remind_at=None))
     _unfinished_batch(tx, label)
 
@@ -1132,9 +1134,9 @@ TRIALS: Mapping[str, Trial] = {
     "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _in_browser, twice_is_once=False),
     "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
     "shut-out": Trial(_shut_out, _signed_in, _known),
-    "admit": Trial(_admit, _came_before, _came),
+    "admit": Trial(_admit, _prepare_oidc_agent, _oidc_agent),
     "make address of calendar": Trial(_make_address, _nothing, _has_calendar, twice_is_once=True),
-    "revoke address of calendar": Trial(_revoke_address, _had_calendar, _has_calendar),
+    "revoke address of calendar": Trial(_revoke_address, _prepare_calendar, _has_calendar),
     "readmit": Trial(_readmit, _was_shut_out, _known),
     "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
@@ -1167,9 +1169,9 @@ TRIALS: Mapping[str, Trial] = {
     "room-over": Trial(partial(_in_room, job=_forget_room), _busy_room, _room),
     "room-lease": Trial(partial(_in_room, job=_renew), _busy_room, _room),
     "room-lease-lost": Trial(partial(_in_room, job=_expire), _leased_room, _room, later=HOUR),
-    "pause": Trial(partial(_operate, ask=Webhooks.pause), _registered, _endpoint),
-    "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_registered, **_PAUSED), _endpoint),
-    "replay": Trial(partial(_operate, ask=_replay), _registered, _endpoint, twice_is_once=False),
+    "pause": Trial(partial(_operate, command=Webhooks.pause), _registered, _endpoint),
+    "resume": Trial(partial(_operate, command=Webhooks.resume), partial(_registered, **_PAUSED), _endpoint),
+    "replay": Trial(partial(_operate, command=_replay), _registered, _endpoint, twice_is_once=False),
     "mails-counted": Trial(_invite, _nothing, _mails_counted, twice_is_once=False),
     "mail": Trial(_mail, _invited, _mailed, commits=2),
     "mail-deferred": Trial(_defer_mail, _invited, _mailed, twice_is_once=False),
@@ -1218,7 +1220,7 @@ class TrialStore(Store):
 
     def __init__(self, url: str) -> None:
         self._connect(partial(kills.unsynced_engine, url))
-        self._watch = Watch(None)  # its thread would not live in a process that is forked
+        self._watch = Watch(None)  # its thread would not exist in a forked process
         self._preparing = kills.unsynced_engine(url)
         self._notifications = None
         self.database_id = "a test"
@@ -1234,7 +1236,7 @@ class TrialStore(Store):
     def prepare(self, trial: Trial, label: str) -> State:
         """Prepare the rows of a trial; return their state."""
         self.make(lambda tx: trial.prepare(tx, label))
-        return self.look(trial, label)
+        return self.read_state(trial, label)
 
     def make(self, job: Callable[[Transaction], T]) -> T:
         with self._preparing.connect() as connection, connection.begin():
@@ -1243,8 +1245,8 @@ class TrialStore(Store):
             tx.flush()
         return made
 
-    def look(self, trial: Trial, label: str) -> State:
-        return self.read(lambda view: trial.look(view, label), lane="clock")
+    def read_state(self, trial: Trial, label: str) -> State:
+        return self.read(lambda view: trial.read_state(view, label), lane="clock")
 
     def do(self, trial: Trial, label: str, *, last: bool = False) -> bool:
         """Run a trial. `last`: the process ends afterwards."""
@@ -1257,8 +1259,8 @@ class TrialStore(Store):
     def _dispose(self) -> None:
         """Close connections before another process opens the database.
 
-        Connections that only this process uses may stay open, except with SQLite: a forked process would believe that
-        it holds the locks of this one.
+        Connections that only this process uses may stay open, except with SQLite: in a forked process, SQLite would
+        treat the locks of this process as its own.
         """
         self._writing.dispose()
         for lane, engine in self._lanes.items():
@@ -1305,8 +1307,8 @@ def _try(store: TrialStore, name: str, trial: Trial, fatal: int, seen: State) ->
         assert killed, label
     else:
         answer = store.do(trial, label)
-    after, again = store.look(trial, label), None
+    after, again = store.read_state(trial, label), None
     if trial.twice_is_once and after != seen:
         store.do(trial, label)
-        again = store.look(trial, label)
+        again = store.read_state(trial, label)
     return Tried(label, bool(answer), before, after, again)

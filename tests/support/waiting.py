@@ -26,6 +26,6 @@ def eventually(condition: Callable[[], T], deadline: float = 60.0) -> T:
         if value:
             return value
         if time.monotonic() > give_up:
-            raise AssertionError(f"not within {deadline} s; the last look value {value!r}")
+            raise AssertionError(f"not within {deadline} s; the last value was {value!r}")
         time.sleep(max(pause, min(_IDLE * (time.monotonic() - begun), _MAX_PAUSE)))
         pause = min(pause * 1.5, _LATER_PAUSE)

@@ -35,17 +35,17 @@ PER_ADDRESS = 20
 RATES = Rates(20, 65_536)
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-"""The example of RFC 6455, and its answer."""
+"""The example key of RFC 6455, and the header with which a server accepts it."""
 ACCEPTED = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 PAGE = "https://desk.example.com"
-"""A page that may call."""
+"""The origin of a page that may call the API."""
 
 router = Router("/v3", "tests")
 
 
 class Seen:
-    """What the endpoints saw."""
+    """What the endpoints received."""
 
     def __init__(self) -> None:
         self.codes: list[int] = []
@@ -171,7 +171,7 @@ def head(path: str = "/v3/echo/x", line: str = "", **changes: str) -> bytes:
 
 
 class Raw:
-    """A connection of which the test writes each byte."""
+    """A connection on which the test writes each byte itself."""
 
     def __init__(self, one: socket.socket) -> None:
         self.socket = one
@@ -232,7 +232,7 @@ class Raw:
 def frame(
     opcode: int, content: bytes = b"", *, fin: bool = True, masked: bool = True, size: int | None = None
 ) -> bytes:
-    """Return a frame of a client. `size`: the length that it names, if that is another."""
+    """Return a frame of a client. `size`: the length in its header, if it differs from the real one."""
     named = len(content) if size is None else size
     first, bit = opcode | (128 if fin else 0), 128 if masked else 0
     if named < 126:

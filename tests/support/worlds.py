@@ -1,4 +1,4 @@
-"""A store, its clock and its settings, to test commands on."""
+"""A store with its clock and settings, on which tests run commands."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class World:
-    """The commands with all that they need, so that a test has only what it is about."""
+    """The commands with everything that they need, so that a test contains only what it is about."""
 
     def __init__(self, store: Store, clock: SettableClock) -> None:
         self.store = store
@@ -110,7 +110,7 @@ class World:
         self.clock.passes(span, **units)
         return self.advance()
 
-    # --- looking ------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def stored(self, session: Session | str) -> Session:
         session_id = session if isinstance(session, str) else session.id
@@ -135,9 +135,9 @@ class World:
 
     def told(self, session: Session | None = None) -> list[EventType]:
         """Return the types of the events."""
-        return [told.event.type for told in self.events(session)]
+        return [recorded.event.type for recorded in self.events(session)]
 
-    # --- beginning anew -----------------------------------------------------------------------------------------------
+    # --- resetting ----------------------------------------------------------------------------------------------------
 
     def clear(self, time: datetime | None = None) -> None:
         """Empty the database, for the next example of a property-based test."""
