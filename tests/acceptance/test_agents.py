@@ -19,7 +19,7 @@ from tests.support.signin import CALLBACK, Browser, receiver_url, redirect, text
 from tests.support.waiting import eventually
 
 SETTINGS: dict[str, Any] = {"signin": {"receivers": [CALLBACK]}, "rooms": {"reconnect": "2m"}}
-ANNA = 7
+ANNA, MONITOR = 7, 11
 SHUT_OUT = (401, 113401)
 
 
@@ -39,7 +39,8 @@ def desk(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """A daemon at which nobody is shut out, before the test and after it."""
     one: Daemon = request.getfixturevalue("sqlite_desk" if request.param == "sqlite" else "pg_desk")
     yield one
-    readmit(one, ANNA)
+    for number in (ANNA, MONITOR):
+        readmit(one, number)
 
 
 def shut_out(daemon: Daemon, number: int) -> JSON:
@@ -152,7 +153,7 @@ def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
         waiting.start()
         assert desk.get("/me", by="monitor").status_code == 200
 
-        shut_out(desk, 11)
+        shut_out(desk, MONITOR)
         list(lines)  # returns when the stream has ended
         waiting.join(20)
         assert refusal(held[0]) == SHUT_OUT
@@ -176,7 +177,7 @@ def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
     desk.logged("auth.shut_out", agent=ANNA)
     assert "tminus_agents_shut_out 2.0" in desk.http.get(f"{desk.url}/metrics", headers={"Session-id": desk.token}).text
 
-    readmit(desk, 11)
+    readmit(desk, MONITOR)
     assert readmit(desk, ANNA)["shutOutAt"] is None
     desk.logged("agent.readmitted", agent=ANNA)
     assert desk.get("/me", by="anna").status_code == 200

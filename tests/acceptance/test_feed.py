@@ -231,6 +231,7 @@ def test_a_disconnected_long_poll_no_longer_counts_towards_the_limit(start_daemo
         one.sendall(head.encode())
     answered = daemon.logged("http.request", route="/v3/events")
     assert answered["ms"] < 30_000
+    assert daemon.get("/events?after=now&wait=1", by="monitor").status_code == 200
     assert not daemon.log_lines("feed.crowded")
 
 

@@ -253,11 +253,14 @@ def test_ten_megabytes_are_refused_in_every_place_of_a_request(daemon: Daemon) -
         )
         _check(answer.status_code, answer.json(), call)
         assert answer.status_code == 413
-    # A request line of this length gets an error response or a closed connection.
-    for head in (f"GET /v3/supportsession/{large}", f"GET /v3/discovery?ids={large}"):
-        method, target = head.split()
+    # A head of this length gets an error response or a closed connection.
+    for target, headers in (
+        (f"/v3/supportsession/{large}", {}),
+        (f"/v3/discovery?ids={large}", {}),
+        ("/v3/discovery", {"Client-App": large.encode()}),
+    ):
         with closing(Client(daemon)) as client, suppress(OSError, http.client.HTTPException):
-            assert 400 <= client.ask(method, target)[0] < 500
+            assert 400 <= client.ask("GET", target, headers)[0] < 500
     assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
 
 

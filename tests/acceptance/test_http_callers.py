@@ -279,7 +279,8 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(start_daemon: Star
     pins = [daemon.get("/support/123456/meta", by=None, headers=headers).status_code for headers in sent]
     assert pins == [404, 404, 400, 400, 400, 400, 400]
     me = [
-        daemon.get("/me", by=None, headers={"Session-id": f"guess {len(one)}", **one}).status_code for one in sent[:2]
+        daemon.get("/me", by=None, headers={"Session-id": f"guess {number}", **headers}).status_code
+        for number, headers in enumerate(sent[:2])
     ]
     # Calls and sign-ins share one count, so an agent session's secret is no easier to guess than a token.
     signing_in = [

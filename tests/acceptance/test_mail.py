@@ -32,11 +32,12 @@ def backlog(daemon: Daemon) -> int:
 
 def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) -> None:
     with MailServer() as server:
-        daemon = start_daemon(mail=mail(server, language="de", timezone="Europe/Berlin"), lifecycle={"reminders": []})
-        session = daemon.make(label="Durchsicht", startTime="2027-07-05T07:30:00Z", invitees=GUESTS)
+        lifecycle = {"reminders": [], "horizon": "36500d"}
+        daemon = start_daemon(mail=mail(server, language="de", timezone="Europe/Berlin"), lifecycle=lifecycle)
+        session = daemon.make(label="Durchsicht", startTime="2037-07-06T07:30:00Z", invitees=GUESTS)
         eventually(lambda: len(server.accepted) == 3)
         text = server.accepted[0].text()
-        assert "Montag, 5. Juli 2027, 09:30 Uhr (CEST)" in text
+        assert "Montag, 6. Juli 2037, 09:30 Uhr (CEST)" in text
         assert session["urls"]["user"] in text
         assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=300)}).status_code == 200
         eventually(lambda: len(server.accepted) == 6)

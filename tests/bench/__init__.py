@@ -14,6 +14,12 @@
 `deliveries`  the figures of webhooks
 `postgres`    a PostgreSQL server, and databases of many sessions in it
 `shared`      the figures of one and two daemons on it
+`batches`     the figures of batches
+`lists`       the figures of lists of a million closed sessions
+`rooms`       the figures of the daemon's own rooms
+`commands`    the time that a command takes
+`attacks`     honest calls during an attack with connections: a program of its own
+`one_agent`   the same during an attack by one agent: a program of its own
 `report`      the report as a table and as JSON
 ============  =====================================================================
 """

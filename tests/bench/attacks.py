@@ -99,7 +99,7 @@ def measure(name: str, seconds: float) -> str:
         daemon.start()
         assert daemon.process is not None
         _, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (max(4096, 0), max(hard, 4096)))
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (4096, max(hard, 4096)))
         daemon.make()
         before, most = resident(daemon), 0
         over = Event()

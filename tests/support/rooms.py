@@ -36,7 +36,6 @@ class Person:
         self.received: list[Message] = []
         self.participant = ""
         self.resume = ""
-        self._place = 0
         # The context manager would close the connection when it ends; here the tests decide how it ends.
         self._stack = contextlib.ExitStack()
         made = connect(
