@@ -43,7 +43,7 @@ def test_only_the_text_is_right(answer: str) -> None:
     assert not is_right(KEY, uuid, "\ud800")
 
 
-def test_texts_do_not_depend_on_what_is_visible() -> None:
+def test_texts_are_evenly_distributed_and_depend_on_the_key() -> None:
     """All texts occur about equally often, and another key gives other ones."""
     ids = [new_id(KEY, NOW) for _ in range(5000)]
     first = [sum(text_of(KEY, uuid)[0] == digit for uuid in ids) for digit in "0123456789"]

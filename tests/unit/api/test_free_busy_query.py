@@ -18,7 +18,7 @@ def test_a_query_has_a_range() -> None:
     assert time_range(QUERY.replace(b"C:", b"").replace(b"xmlns:C", b"xmlns")) == (NOW, NOW + HOUR)
 
 
-BILLION = b'<!DOCTYPE lolz [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
+BILLION_LAUGHS = b'<!DOCTYPE lolz [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ BILLION = b'<!DOCTYPE lolz [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         QUERY.replace(b"end=", b"until="),
         QUERY.replace(b"20300107T090000Z", b"20300107T090000"),
         QUERY.replace(b"20300107T090000Z", b"soon"),
-        QUERY.replace(b"?>", b"?>" + BILLION),
+        QUERY.replace(b"?>", b"?>" + BILLION_LAUGHS),
         QUERY.replace(b"utf-8", b"utf-99"),
         QUERY.replace(b"<C:time", b"\x00<C:time"),
         QUERY + b" " * MAX_BYTES,

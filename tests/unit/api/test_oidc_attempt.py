@@ -1,4 +1,4 @@
-"""What a browser keeps while it is at the issuer."""
+"""The cookie that holds a sign-in attempt while the browser is at the issuer."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ def test_the_cookie_brings_the_attempt_back() -> None:
     assert one.secret not in repr(one)
 
 
-def test_an_attempt_at_one_issuer_is_none_at_another() -> None:
+def test_an_attempt_at_one_issuer_is_not_valid_at_another() -> None:
     one = begun()
     other = attempt.parse(one.cookie(), NOW, "https://other.example.com")
     assert other is not None

@@ -15,7 +15,7 @@ from tminus.oidc.settings import Access
 
 
 def test_refusals_that_share_a_failure_do_not_keep_each_others_frames() -> None:
-    """An exception that is raised again and again grows: it held 100 MB after a few thousand sign-ins."""
+    """Raising one exception again adds frames to its traceback: it held 100 MB after a few thousand sign-ins."""
     address = f"http://127.0.0.1:{free_port()}"
     issuer = Issuer(Access(Oidc(issuer=address, client_id="desk"), "secret", None))
     frames = []

@@ -10,32 +10,32 @@ from tminus.config import Rate
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic time in a list, which a test sets."""
+    """Replace the monotonic clock by the number in the returned list, which a test changes."""
     present = [1000.0]
     monkeypatch.setattr(clock, "monotonic", lambda: present[0])
     return present
 
 
 def tried(rate: Rate | None, address: str, times: int) -> RateLimiter:
-    counted = RateLimiter(rate)
+    limiter = RateLimiter(rate)
     for _ in range(times):
-        counted.count(address)
-    return counted
+        limiter.count(address)
+    return limiter
 
 
 def test_an_address_at_its_limit_is_refused_until_its_first_attempt_leaves_the_window(time: list[float]) -> None:
-    counted = tried(Rate(3, 60), "192.0.2.1", 2)
-    assert counted.retry_after("192.0.2.1") is None
+    limiter = tried(Rate(3, 60), "192.0.2.1", 2)
+    assert limiter.retry_after("192.0.2.1") is None
     time[0] += 20
-    counted.count("192.0.2.1")
-    assert counted.retry_after("192.0.2.1") == 40
-    assert counted.retry_after("192.0.2.2") is None
+    limiter.count("192.0.2.1")
+    assert limiter.retry_after("192.0.2.1") == 40
+    assert limiter.retry_after("192.0.2.2") is None
     time[0] += 39.5
-    assert counted.retry_after("192.0.2.1") == 1, "no client is asked to come back at once"
+    assert limiter.retry_after("192.0.2.1") == 1, "at least 1 s, so that no client retries at once"
     time[0] += 0.5
-    assert counted.retry_after("192.0.2.1") is None
-    counted.count("192.0.2.1")
-    assert counted.retry_after("192.0.2.1") is None, "two of the last minute"
+    assert limiter.retry_after("192.0.2.1") is None
+    limiter.count("192.0.2.1")
+    assert limiter.retry_after("192.0.2.1") is None, "only two attempts in the last minute"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_attempts_count_per_ipv4_address_or_per_64_network_of_ipv6(
 
 
 def addresses(times: int, number: int) -> list[str]:
-    """Return addresses of different /64 networks of one /48, or of different /48 of one /32."""
+    """Return addresses in different /64 networks of one /48 (`times` 8), or in different /48 networks of one /32."""
     return [f"2001:db8:1:{one:x}::1" if times == 8 else f"2001:db8:{one:x}::1" for one in range(number)]
 
 
@@ -63,27 +63,27 @@ def test_somebody_with_many_ipv6_networks_does_not_have_the_limit_for_each(
     time: list[float], times: int, foreign: str
 ) -> None:
     """A tunnel broker gives away 65,536 networks; with 20 guesses each, a minute would be enough for all PINs."""
-    counted, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
+    limiter, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
     refused = []
     for address in addresses(times, 2 * times + 5):
-        refused.append((counted.retry_after(address) is not None, pause.begin(address) is not None))
+        refused.append((limiter.retry_after(address) is not None, pause.begin(address) is not None))
         if not refused[-1][0]:
-            counted.count(address)
+            limiter.count(address)
         if not refused[-1][1]:
             pause.end(address, failed=True)
     assert refused == [(False, False)] * 2 * times + [(True, True)] * 5
-    assert (counted.retry_after(foreign), pause.begin(foreign)) == (None, None)
+    assert (limiter.retry_after(foreign), pause.begin(foreign)) == (None, None)
 
 
 def test_a_flood_from_many_small_networks_does_not_push_out_the_large_one(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "MAX_NETWORKS", 6)
-    counted, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
+    limiter, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
     for address in addresses(8, 16):
-        counted.count(address)
+        limiter.count(address)
         assert fail(pause, address) == [None]
-    assert counted.retry_after("2001:db8:1:ffff::1") == 60
+    assert limiter.retry_after("2001:db8:1:ffff::1") == 60
     assert pause.begin("2001:db8:1:ffff::1") == 60
 
 
@@ -95,24 +95,24 @@ def test_old_attempts_are_removed_and_in_a_full_memory_the_least_recent_address(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "MAX_NETWORKS", 3)
-    monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back, and is not asked"))
-    counted = tried(Rate(1, 60), "192.0.2.1", 1)
+    monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back and must not be read"))
+    limiter = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):
-        counted.count(f"192.0.2.{last}")
-    assert [counted.retry_after(f"192.0.2.{last}") is not None for last in (1, 2, 3, 4)] == [False, True, True, True]
+        limiter.count(f"192.0.2.{last}")
+    assert [limiter.retry_after(f"192.0.2.{last}") is not None for last in (1, 2, 3, 4)] == [False, True, True, True]
     time[0] += 60
-    counted.count("192.0.2.5")
-    assert list(counted._attempts) == ["192.0.2.5"]
+    limiter.count("192.0.2.5")
+    assert list(limiter._attempts) == ["192.0.2.5"]
 
 
 def fail(pause: GrowingPause, address: str = "192.0.2.1", times: int = 1) -> list[float | None]:
-    """Try, and fail where it is allowed; return what each attempt was told."""
-    told = []
+    """Make attempts, each of which fails if it is allowed. Return what `begin` returned for each."""
+    pauses = []
     for _ in range(times):
-        told.append(pause.begin(address))
-        if told[-1] is None:
+        pauses.append(pause.begin(address))
+        if pauses[-1] is None:
             pause.end(address, failed=True)
-    return told
+    return pauses
 
 
 def test_each_pause_is_twice_as_long_up_to_the_longest(time: list[float]) -> None:
@@ -120,12 +120,12 @@ def test_each_pause_is_twice_as_long_up_to_the_longest(time: list[float]) -> Non
     for seconds in (60, 120, 240, 480, 900, 900):
         assert fail(pause, times=3) == [None, None, seconds]
         time[0] += seconds - 0.5
-        assert fail(pause) == [1.0], "no client is asked to come back at once"
+        assert fail(pause) == [1.0], "at least 1 s, so that no client retries at once"
         time[0] += 0.5
     assert fail(pause, "192.0.2.2") == [None]
 
 
-def test_whoever_has_not_failed_for_long_begins_again(time: list[float]) -> None:
+def test_an_address_that_has_not_failed_for_long_begins_again(time: list[float]) -> None:
     pause = GrowingPause(Rate(2, 60))
     assert fail(pause, times=3) == [None, None, 60]
     time[0] += 60

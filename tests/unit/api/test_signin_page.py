@@ -19,15 +19,15 @@ TEXTS = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text()) for name in 
 LISTED = ("https://desk.example.com/cb", "http://[::1]:7001/a/b", "https://desk.example.com/")
 
 
-def places(text: str) -> set[str]:
+def placeholders(text: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_each_language_has_every_text_with_the_same_values(name: str) -> None:
     assert list(TEXTS[name]) == list(TEXTS["en"])
-    assert {key: places(text) for key, text in TEXTS[name].items()} == {
-        key: places(text) for key, text in TEXTS["en"].items()
+    assert {key: placeholders(text) for key, text in TEXTS[name].items()} == {
+        key: placeholders(text) for key, text in TEXTS["en"].items()
     }
     assert {path.stem for path in FOLDER.glob("*.toml")} == set(LANGUAGES)
 
@@ -60,7 +60,7 @@ def test_a_browser_returns_only_to_a_listed_page(sent: str) -> None:
         assert url.count("#") == 1
 
 
-def test_a_query_of_its_own_stays_with_the_page() -> None:
+def test_a_query_in_the_url_of_the_page_is_kept() -> None:
     found = receivers.find_receiver("https://desk.example.com/cb?tenant=5?&login_intent_token=a%2Fb&x=", LISTED)
 
     assert found is not None

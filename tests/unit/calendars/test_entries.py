@@ -1,4 +1,4 @@
-"""The entry of a session: what programs compare, what they show, and text that could leave its place."""
+"""The calendar entry of a session: the fields that programs compare and show, and the escaping of text."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -65,9 +65,9 @@ def test_a_reschedule_changes_the_entry_and_not_its_uid() -> None:
 
 @pytest.mark.parametrize("method", [None, Method.CANCEL])
 def test_a_cancelled_session_is_a_cancelled_entry_without_alarm(method: Method | None) -> None:
-    how = {} if method else {"status": Status.CLOSED, "closed_at": NOW, "close_reason": CloseReason.CANCELLED}
+    fields = {} if method else {"status": Status.CLOSED, "closed_at": NOW, "close_reason": CloseReason.CANCELLED}
 
-    found = lines(calendar([entry(session(**how), TIMING, LINK, method=method)], method=method))
+    found = lines(calendar([entry(session(**fields), TIMING, LINK, method=method)], method=method))
 
     assert {"STATUS:CANCELLED", "TRANSP:TRANSPARENT"} <= {*found}
     assert "BEGIN:VALARM" not in found
@@ -161,7 +161,7 @@ def test_a_feed_has_a_name_and_the_time_until_it_is_read_again() -> None:
     assert "REFRESH-INTERVAL;VALUE=DURATION:PT15M" in found
 
 
-def test_a_calendar_of_written_entries_is_that_of_the_entries() -> None:
+def test_serialized_entries_make_the_same_calendar() -> None:
     sessions = [session(external_session_object_id=f"{number:032x}") for number in range(3)]
     entries = [entry(one, TIMING, LINK) for one in sessions]
     whole = icalendar.Calendar()
@@ -173,7 +173,7 @@ def test_a_calendar_of_written_entries_is_that_of_the_entries() -> None:
     assert calendar(entries) == calendar([one.to_ical() for one in entries]) == whole.to_ical()
 
 
-# --- what users of other calendars complain of ------------------------------------------------------------------------
+# --- known complaints about other calendars ---------------------------------------------------------------------------
 
 
 def feed(*sessions: Session) -> bytes:
@@ -211,5 +211,5 @@ COMPLAINTS = {
 
 
 @pytest.mark.parametrize("complaint", COMPLAINTS)
-def test_nobody_has_to_complain_that(complaint: str) -> None:
+def test_no_known_complaint_is_true_here(complaint: str) -> None:
     assert COMPLAINTS[complaint]()

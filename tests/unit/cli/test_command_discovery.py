@@ -53,7 +53,7 @@ def test_any_user_may_listen_where_only_root_or_the_caller_can_create_a_socket(t
     assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == frozenset({0, ME})
 
 
-@pytest.mark.skipif(ME != 0, reason="only root may give a directory away")
+@pytest.mark.skipif(ME != 0, reason="NOT TESTED: only root can change the owner of a directory")
 def test_the_owner_of_a_named_directory_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     os.chown(tmp_path / "state", 4711, 4711)

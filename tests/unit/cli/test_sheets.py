@@ -1,4 +1,4 @@
-"""Files with sessions: what spreadsheets write is read, and what is not clear is an error with its line."""
+"""Files of sessions: values in the forms of spreadsheets are read, and unclear values are errors with their lines."""
 
 from zoneinfo import ZoneInfo
 
@@ -116,7 +116,7 @@ def test_text_in_quotes_may_have_lines_and_quotes_and_the_next_row_has_its_line(
     assert sheet.lines == [2, 4]
 
 
-def test_lines_of_json_name_their_errors() -> None:
+def test_errors_in_lines_of_json_name_the_line() -> None:
     with pytest.raises(SheetError) as found:
         ndjson(b'{"label":"A","startTme":"2030-01-01T09:00:00Z"}\n\n[1]\n{"label":\n')
 
@@ -128,6 +128,6 @@ def test_lines_of_json_name_their_errors() -> None:
     assert found.value.errors[3] == "these names are not known: startTme"
 
 
-def test_an_unknown_name_is_told_and_all_members_of_the_api_are_known() -> None:
+def test_an_unknown_name_is_reported_and_all_members_of_the_api_are_known() -> None:
     assert ndjson(b'{"label":"A","startTime":"2030-01-01T09:00:00Z","invitee":[]}').ignored == ["invitee"]
     assert frozenset(NewSession.model_fields) == MEMBERS

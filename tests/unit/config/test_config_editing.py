@@ -167,7 +167,7 @@ def test_a_change_waits_for_a_concurrent_change_up_to_a_time_limit(
     assert file.read_text() == "# more\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can drop its privileges")
 def test_root_does_not_follow_a_link_of_another_user(tmp_path: Path) -> None:
     for folder in tmp_path.parents[:3]:
         folder.chmod(0o755)

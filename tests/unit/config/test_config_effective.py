@@ -84,5 +84,5 @@ def test_a_series_has_its_session_as_an_inline_table(tmp_path: Path) -> None:
     path.write_text(text)
     [one] = tomllib.loads(text)["series"]
     assert one["session"]["metaData"] == {"a b": [1, True], "c": "d"}
-    assert "rrule" not in one, "what is not set has no value in TOML"
+    assert "rrule" not in one, "TOML has no null: a key that is not set is left out"
     assert load(path, {}).settings.series[0].create_series().sent == one["session"]

@@ -18,7 +18,7 @@ def test_the_shipped_file_is_exactly_the_defaults() -> None:
 
 
 def test_the_shipped_file_has_every_key() -> None:
-    # What is commented out becomes active: `# key = …` and `# [[agents]]`, not the prose.
+    # Uncomment the settings (`# key = …`, `# [[agents]]`), but not the prose.
     table = tomllib.loads(re.sub(r"(?m)^# (?=[a-z0-9_]+ = |\[\[)", "", SHIPPED.read_text()))
     for key in KEYS:
         found = table

@@ -1,6 +1,6 @@
-"""Any configuration file is accepted, or each of its problems has file and line: nothing else is raised.
+"""Any configuration file is accepted, or refused with problems that each have a file and a line.
 
-What is found wrong without a file, in the environment or in what a file leads to, is elsewhere.
+Other tests cover problems without a line: in the environment, and in files to which a configuration refers.
 """
 
 import json
@@ -66,7 +66,7 @@ def toml(value: Any) -> str:
 
 
 def read(content: bytes) -> Iterator[str]:
-    """Yield the problems of a file with this content. If it is valid, its effective configuration must load again."""
+    """Yield the problems of a file with this content. If it is valid, its effective configuration is TOML."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tminus.toml")
         path.write_bytes(content)
@@ -79,12 +79,12 @@ def read(content: bytes) -> Iterator[str]:
             return
         assert refused.problems
         assert refused.description
-        for fault in refused.problems:
-            assert fault.message, fault
-            place = re.fullmatch(rf"{re.escape(str(path))}:([0-9]+)", fault.where)
-            assert place, fault
-            assert 1 <= int(place[1]) <= content.count(b"\n") + 1, fault
-            yield str(fault)
+        for problem in refused.problems:
+            assert problem.message, problem
+            location = re.fullmatch(rf"{re.escape(str(path))}:([0-9]+)", problem.where)
+            assert location, problem
+            assert 1 <= int(location[1]) <= content.count(b"\n") + 1, problem
+            yield str(problem)
 
 
 @FEW
@@ -106,5 +106,5 @@ def test_any_values_are_accepted_or_their_problems_have_lines(
 
 
 def test_text_that_is_not_utf_8_is_reported_with_its_line() -> None:
-    (fault,) = read(b"[server]\n# caf\xe9\n")
-    assert fault.endswith("tminus.toml:2: this is not UTF-8 text")
+    (problem,) = read(b"[server]\n# caf\xe9\n")
+    assert problem.endswith("tminus.toml:2: this is not UTF-8 text")

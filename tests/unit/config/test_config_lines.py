@@ -123,21 +123,21 @@ COMMENTS = st.sampled_from(["", " # [c]", ' # "'])
 
 @st.composite
 def texts(draw: st.DrawFn) -> tuple[str, dict[KeyPath, int]]:
-    """A TOML text, and the line of each of its tables and keys."""
+    """Generate a TOML text, and the line of each of its tables and keys."""
     text = ""
     expected: dict[KeyPath, int] = {}
     tables = draw(st.lists(strings, unique=True, max_size=4))
     for number, table in enumerate(["", *tables]):
         path: KeyPath = ()
-        for again in range(draw(st.integers(1, 2)) if number % 2 else 1):
+        for index in range(draw(st.integers(1, 2)) if number % 2 else 1):
             text += draw(NOISE)
             if number:
                 is_list = bool(number % 2)
-                path = (table, again) if is_list else (table,)
+                path = (table, index) if is_list else (table,)
                 expected.setdefault((table,), text.count("\n") + 1)
                 expected[path] = text.count("\n") + 1
                 text += (f"[[{toml(table)}]]" if is_list else f"[ {toml(table)} ]") + draw(COMMENTS) + "\n"
-            # Not the name of a table: at the top the two would be one.
+            # A key at the top level must not have the name of a table: the text would define that name twice.
             for key in draw(st.lists(strings.filter(lambda key: key not in tables), unique=True, max_size=3)):
                 text += draw(NOISE)
                 expected[(*path, key)] = text.count("\n") + 1

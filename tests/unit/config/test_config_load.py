@@ -22,12 +22,12 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.main = directory / "tminus.toml"
-        self.beside = directory / "conf.d"
+        self.conf_d = directory / "conf.d"
         self.main.write_text("")
 
     def add(self, name: str, text: str) -> Path:
-        self.beside.mkdir(exist_ok=True)
-        path = self.beside / name
+        self.conf_d.mkdir(exist_ok=True)
+        path = self.conf_d / name
         path.write_text(text)
         return path
 
@@ -35,15 +35,15 @@ class Files:
         self.main.write_text(text)
         return load(self.main, environ or {})
 
-    def faults(self, text: str = "", environ: Mapping[str, str] | None = None) -> tuple[ConfigProblem, ...]:
+    def problems(self, text: str = "", environ: Mapping[str, str] | None = None) -> tuple[ConfigProblem, ...]:
         with pytest.raises(ConfigError) as caught:
             self.load(text, environ)
         return caught.value.problems
 
-    def fault(self, text: str = "", environ: Mapping[str, str] | None = None) -> str:
-        """The only fault, without the directory."""
-        [fault] = self.faults(text, environ)
-        return str(fault).replace(f"{self.main.parent}/", "")
+    def problem(self, text: str = "", environ: Mapping[str, str] | None = None) -> str:
+        """Return the only problem, without the directory."""
+        [problem] = self.problems(text, environ)
+        return str(problem).replace(f"{self.main.parent}/", "")
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-# --- what is right ----------------------------------------------------------------------------------------------------
+# --- valid values -----------------------------------------------------------------------------------------------------
 
 
-def test_without_file_and_environment_all_is_default() -> None:
+def test_without_a_file_and_an_environment_all_settings_have_their_defaults() -> None:
     configuration = load(None, {})
     assert configuration.settings == Settings()
     assert set(configuration.origins.values()) == {"default"}
@@ -101,7 +101,7 @@ def test_a_date_may_be_text_and_empty_text_is_no_date(files: Files) -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().server.socket = "x"  # type: ignore[misc]  # that it cannot be set is the point
+        Settings().server.socket = "x"  # type: ignore[misc]  # the test sets a frozen field on purpose
 
 
 def test_the_policy_of_a_type_overrides_the_general_one(files: Files) -> None:
@@ -133,9 +133,9 @@ def test_conf_d_is_merged_in_name_order_key_by_key(files: Files) -> None:
     assert (server.listen.port, server.socket, server.cors_origins) == (1, "20", ("https://a",))
     origins = configuration.origins
     assert origins["server.listen"] == f"{files.main}:2"
-    assert origins["server.socket"] == f"{files.beside}/20.toml:1"
-    assert origins["server.cors_origins"] == f"{files.beside}/10.toml:4"
-    assert origins["policy.live.audio"] == f"{files.beside}/10.toml:6"
+    assert origins["server.socket"] == f"{files.conf_d}/20.toml:1"
+    assert origins["server.cors_origins"] == f"{files.conf_d}/10.toml:4"
+    assert origins["policy.live.audio"] == f"{files.conf_d}/10.toml:6"
     assert origins["server.max_body"] == "default"
 
 
@@ -144,7 +144,7 @@ def test_lists_of_tables_are_joined(files: Files) -> None:
     configuration = files.load(AGENT.format(id=7, hash=HASH))
     assert [agent.id for agent in configuration.settings.agents] == [7, 3]
     assert configuration.origins["agents[7].name"] == f"{files.main}:3"
-    assert configuration.origins["agents[3].name"] == f"{files.beside}/10.toml:3"
+    assert configuration.origins["agents[3].name"] == f"{files.conf_d}/10.toml:3"
     assert configuration.origins["agents[3].email"] == "default"
 
 
@@ -190,7 +190,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
     assert load(None, environ).settings.organization.name == '"a"\nother = 1'
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- invalid values ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
     ],
 )
 def test_a_problem_has_its_location_the_error_and_the_fix(files: Files, text: str, message: str) -> None:
-    assert files.fault(text) == message
+    assert files.problem(text) == message
 
 
 @pytest.mark.parametrize(
@@ -266,33 +266,33 @@ def test_a_problem_has_its_location_the_error_and_the_fix(files: Files, text: st
     ],
 )
 def test_a_problem_of_an_agent_names_its_id(files: Files, change: str, message: str) -> None:
-    assert message in files.fault(f'[[agents]]\nname = "a"\nroles = ["api"]\n{change}')
+    assert message in files.problem(f'[[agents]]\nname = "a"\nroles = ["api"]\n{change}')
 
 
 @pytest.mark.parametrize("section", ["agents", "webhooks"])
 def test_the_numbers_of_agents_and_webhooks_are_limited(files: Files, section: str) -> None:
     most = MAX_ENTRIES[section]
-    assert f"{section} must have at most {most} entries" in files.fault(f"{section} = [{'1,' * (most + 1)}]")
+    assert f"{section} must have at most {most} entries" in files.problem(f"{section} = [{'1,' * (most + 1)}]")
 
 
 def test_unknown_roles_and_empty_lists_of_roles_are_refused(files: Files) -> None:
     text = '[[agents]]\nid = 7\nname = "a"\nroles = {}'
-    assert "agents[7].roles must not be empty" in files.fault(text.format("[]"))
-    assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["api", "agnt"]'))
-    assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["agnt"]'))
+    assert "agents[7].roles must not be empty" in files.problem(text.format("[]"))
+    assert 'not "agnt"; did you mean "agent"?' in files.problem(text.format('["api", "agnt"]'))
+    assert 'not "agnt"; did you mean "agent"?' in files.problem(text.format('["agnt"]'))
 
 
 def test_all_problems_of_all_sources_are_reported_at_once_in_order(files: Files) -> None:
     files.add("10.toml", "\n[log]\nlevel = 5\n")
     files.add("20.toml", "= broken")
-    faults = files.faults(
+    problems = files.problems(
         '[server]\nlsten = 1\nmax_body = 5\n[lifecycle]\nlead = "soon"\n[[agents]]\nname = ""\n',
         {"TMINUS_LIMITS__CONNECTIONS": "many", "TMINUS_LIMITS__CONECTIONS": "5"},
     )
     main = files.main
-    assert [(fault.where, fault.key) for fault in faults] == [
-        (f"{files.beside}/10.toml:3", "log.level"),
-        (f"{files.beside}/20.toml:1", ""),
+    assert [(problem.where, problem.key) for problem in problems] == [
+        (f"{files.conf_d}/10.toml:3", "log.level"),
+        (f"{files.conf_d}/20.toml:1", ""),
         (f"{main}:2", "server.lsten"),
         (f"{main}:3", "server.max_body"),
         (f"{main}:5", "lifecycle.lead"),
@@ -321,41 +321,41 @@ def test_a_variable_that_is_not_utf_8_is_refused() -> None:
 
 def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
     files.add("10.toml", AGENT.format(id=7, hash=HASH))
-    other, same = files.faults(AGENT.format(id=7, hash=HASH))
+    other, same = files.problems(AGENT.format(id=7, hash=HASH))
     assert other == ConfigProblem(
-        f"{files.beside}/10.toml:2",
+        f"{files.conf_d}/10.toml:2",
         "agents[7].id",
         f"is also the id of another agent ({files.main}:2): each needs its own",
     )
-    assert (same.where, same.key) == (f"{files.beside}/10.toml:5", "agents[7].token_sha256")
+    assert (same.where, same.key) == (f"{files.conf_d}/10.toml:5", "agents[7].token_sha256")
     assert HASH not in same.message
 
 
 def test_contradictions_are_reported_with_other_problems(files: Files) -> None:
     text = AGENT.format(id=7, hash=HASH) + AGENT.format(id=7, hash="b" * 64) + "[log]\nlevel = 5\n"
-    assert [fault.key for fault in files.faults(text)] == ["agents[7].id", "log.level"]
+    assert [problem.key for problem in files.problems(text)] == ["agents[7].id", "log.level"]
 
 
 def test_with_a_token_the_local_socket_may_be_disabled(files: Files) -> None:
     assert files.load('server.socket = ""\n' + AGENT.format(id=7, hash=HASH)).settings.server.socket == ""
     without = '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\n'
-    assert "nobody can sign in" in files.fault('server.socket = ""\n' + without)
+    assert "nobody can sign in" in files.problem('server.socket = ""\n' + without)
 
 
 def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:
-    problem = 'makes scheduling impossible: lead ("{}") must be shorter than horizon ("{}")'
+    message = 'makes scheduling impossible: lead ("{}") must be shorter than horizon ("{}")'
     for text, key, spans in (
         ('lead = "731d"', "lead", ("731d", "730d")),
         ('horizon = "10m"', "horizon", ("10m", "10m")),
         ('horizon = "1h"\nlead = "2h"', "lead", ("2h", "1h")),
     ):
-        (fault,) = files.faults(f"[lifecycle]\n{text}")
+        (problem,) = files.problems(f"[lifecycle]\n{text}")
         line = 2 + text.count("\n")
-        assert fault == ConfigProblem(f"{files.main}:{line}", f"lifecycle.{key}", problem.format(*spans))
+        assert problem == ConfigProblem(f"{files.main}:{line}", f"lifecycle.{key}", message.format(*spans))
 
 
 def test_an_invalid_lead_causes_no_second_problem_with_the_horizon(files: Files) -> None:
-    assert "must be a duration" in files.fault('[lifecycle]\nlead = "soon"\nhorizon = "1m"')
+    assert "must be a duration" in files.problem('[lifecycle]\nlead = "soon"\nhorizon = "1m"')
 
 
 def test_the_minimum_retention_is_a_day(files: Files) -> None:
@@ -364,12 +364,12 @@ def test_the_minimum_retention_is_a_day(files: Files) -> None:
 
 def test_a_password_is_for_postgresql_only_and_comes_from_one_place(files: Files) -> None:
     both = '[storage]\npassword_file = "a"\npassword_credential = "b"\n'
-    assert [fault.key for fault in files.faults(both)] == [
+    assert [problem.key for problem in files.problems(both)] == [
         "storage.password_file",
         "storage.password_credential",
         "storage.password_credential",
     ]
-    assert "cannot be set together" in files.fault(both + 'url = "postgresql+psycopg://u@h/n"')
+    assert "cannot be set together" in files.problem(both + 'url = "postgresql+psycopg://u@h/n"')
     assert files.load('[storage]\npassword_file = "a"\nurl = "postgresql+psycopg://u@h/n"')
 
 
@@ -388,17 +388,17 @@ def test_a_password_is_for_postgresql_only_and_comes_from_one_place(files: Files
     ],
 )
 def test_a_secret_is_never_repeated(files: Files, text: str) -> None:
-    fault = files.fault(text)
-    assert "hunter2" not in fault
-    assert "tminus.toml:" in fault
+    problem = files.problem(text)
+    assert "hunter2" not in problem
+    assert "tminus.toml:" in problem
 
 
 def test_an_unreadable_file_is_a_problem(files: Files, tmp_path: Path) -> None:
     files.add("10.toml", "").write_bytes(b'a = "\xff"')
-    (files.beside / "20.toml").mkdir()
+    (files.conf_d / "20.toml").mkdir()
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "missing.toml", {})
-    assert [(Path(fault.where).name, fault.message) for fault in caught.value.problems] == [
+    assert [(Path(problem.where).name, problem.message) for problem in caught.value.problems] == [
         ("10.toml:1", "this is not UTF-8 text"),
         ("20.toml", "cannot be read: Is a directory"),
         ("missing.toml", "cannot be read: No such file or directory"),
@@ -406,9 +406,9 @@ def test_an_unreadable_file_is_a_problem(files: Files, tmp_path: Path) -> None:
 
 
 def test_values_beyond_pythons_limits_are_problems(files: Files) -> None:
-    assert "this is not TOML" in files.fault(f"a = {'1' * 5000}")
-    assert "this is not TOML" in files.fault(f"a = {'[' * 5000}{']' * 5000}")
-    assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
+    assert "this is not TOML" in files.problem(f"a = {'1' * 5000}")
+    assert "this is not TOML" in files.problem(f"a = {'[' * 5000}{']' * 5000}")
+    assert "must be a list" in files.problem("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
 
 
 def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Pat
             took.append(time.process_time() - begun)
         return min(took)
 
-    assert seconds(1600) / seconds(200) < 24, "8 where it is linear, 64 where each entry looks at all the others"
+    assert seconds(1600) / seconds(200) < 24, "linear time gives 8; comparing each entry with all others gives 64"
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path, co
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "says"),
+    ("content", "line", "text"),
     [
         ("[log]\n".encode("utf-16"), 1, "this is UTF-16 text: save it as UTF-8"),
         ("[log]\n".encode("utf-32"), 1, "this is UTF-32 text: save it as UTF-8"),
@@ -455,20 +455,20 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path, co
         (b"[log]\r\nlevel = \x80\r\n", 2, "this is not UTF-8 text"),
     ],
 )
-def test_a_file_in_another_encoding_is_one_clear_problem(tmp_path: Path, content: bytes, line: int, says: str) -> None:
+def test_a_file_in_another_encoding_is_one_clear_problem(tmp_path: Path, content: bytes, line: int, text: str) -> None:
     file = tmp_path / "tminus.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as refused:
         load(file, {})
-    assert refused.value.problems == (ConfigProblem(f"{file}:{line}", "", says),)
+    assert refused.value.problems == (ConfigProblem(f"{file}:{line}", "", text),)
 
 
-@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
-def test_a_pipe_or_device_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_or_device_is_not_read(tmp_path: Path, create: Callable[[Path], None]) -> None:
     main = tmp_path / "t.toml"
     main.touch()
     (tmp_path / "conf.d").mkdir()
-    plant(tmp_path / "conf.d/x.toml")
+    create(tmp_path / "conf.d/x.toml")
     with pytest.raises(ConfigError, match=r"conf\.d/x\.toml: is not a regular file"):
         load(main, {})
     with pytest.raises(ConfigError, match="is not a regular file"):
@@ -488,9 +488,9 @@ timezone = "Europe/Berlin"
 def test_an_entry_of_a_series_has_the_names_and_the_checks_of_the_api(files: Files) -> None:
     text = AGENT.format(id=7, hash=HASH) + SERIES + 'rrule = "FREQ=DAILY"\nexdates = [2026-12-24]\n[series.session]\n'
     [one] = files.load(text + 'type = "live"\nlabel = "x"\nagentPrefs = { record = true }\n').settings.series
-    order = one.create_series()
-    assert (order.recurrence.excluded, order.session.preferences["record"]) == (frozenset({"2026-12-24"}), True)
-    assert order.sent == {"type": "live", "label": "x", "agentPrefs": {"record": True}}
+    command = one.create_series()
+    assert (command.recurrence.excluded, command.session.preferences["record"]) == (frozenset({"2026-12-24"}), True)
+    assert command.sent == {"type": "live", "label": "x", "agentPrefs": {"record": True}}
 
 
 @pytest.mark.parametrize(
@@ -512,16 +512,16 @@ def test_a_wrong_entry_of_a_series_is_reported_with_its_place(files: Files, more
     keys = {line.partition(" = ")[0] for line in more.splitlines()}
     kept = [line for line in SERIES.splitlines() if line.partition(" = ")[0] not in keys]
     missing = "" if "session" in keys else "\nsession = { type = 'live', label = 'x' }"
-    place = {"timezone": 4, "dtstart": 3, "agent": 2}
+    position = {"timezone": 4, "dtstart": 3, "agent": 2}
     lines = kept + more.splitlines()
-    if (first := more.partition(" = ")[0]) in place:
-        lines = [*kept[: place[first]], *more.splitlines(), *kept[place[first] :]]
+    if (first := more.partition(" = ")[0]) in position:
+        lines = [*kept[: position[first]], *more.splitlines(), *kept[position[first] :]]
     files.add("10-agents.toml", AGENT.format(id=7, hash=HASH))
-    assert f"tminus.toml:{problem}" in files.fault("\n".join(lines) + missing)
+    assert f"tminus.toml:{problem}" in files.problem("\n".join(lines) + missing)
 
 
 def test_the_agent_of_a_series_may_create_sessions_and_a_name_is_used_once(files: Files) -> None:
     series = SERIES + "session = { type = 'live', label = 'x' }\n"
     agent = AGENT.format(id=7, hash=HASH).replace('["agent"]', '["monitor"]')
-    assert "agent 7 lacks the role agent" in files.fault(agent + series)
-    assert "is also the name of another series (" in files.fault(AGENT.format(id=7, hash=HASH) + series + series)
+    assert "agent 7 lacks the role agent" in files.problem(agent + series)
+    assert "is also the name of another series (" in files.problem(AGENT.format(id=7, hash=HASH) + series + series)

@@ -97,7 +97,7 @@ def test_groups_give_roles_and_a_star_gives_one_to_everybody() -> None:
     assert OidcRoles().of(["support", "*"]) == frozenset()
 
 
-def test_the_configuration_cannot_use_the_numbers_of_agents_who_come_by_an_issuer() -> None:
+def test_the_configuration_cannot_use_the_ids_of_agents_who_sign_in_through_an_issuer() -> None:
     fields: dict[str, Any] = {"name": "Ada", "roles": ["agent"]}
     assert Agent(id=FIRST_UNCONFIGURED_ID - 1, **fields).id == FIRST_UNCONFIGURED_ID - 1
     with pytest.raises(ValueError, match="less than 2000000000"):

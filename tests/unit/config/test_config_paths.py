@@ -10,7 +10,7 @@ from tminus.config import ConfigError, Settings, command_state_directory, databa
 @pytest.fixture
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "etc" / "tminus.toml"
-    monkeypatch.chdir(tmp_path)  # not the checkout, whose own configuration would go before it
+    monkeypatch.chdir(tmp_path)  # in the checkout, its own configuration would take precedence
     monkeypatch.setattr(paths, "SYSTEM_FILE", path)
     return path
 
@@ -128,7 +128,7 @@ def test_a_command_uses_the_local_state_directory_or_else_that_of_the_service(
     own.mkdir()
     assert command_state_directory(None, {}) == own
     monkeypatch.chdir("/")
-    assert command_state_directory(None, {}) == tmp_path / "service", "/var is nobody's state"
+    assert command_state_directory(None, {}) == tmp_path / "service", "/var is not a state directory"
 
 
 @pytest.mark.parametrize("written", [b"\xef\xbb\xbfsecret", b"secret\r\n", b"secret\n"])

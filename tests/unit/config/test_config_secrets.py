@@ -53,7 +53,7 @@ def test_a_secret_of_24_to_64_bytes_is_taken(tmp_path: Path, length: int) -> Non
 def test_an_invalid_secret_is_a_problem_that_repeats_neither_it_nor_its_path(
     tmp_path: Path, content: str | bytes | None, problem: str
 ) -> None:
-    name = "hunter2"  # a secret that somebody wrote in place of its file
+    name = "hunter2"  # a secret that somebody wrote where the name of its file belongs
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for desk, key in (
@@ -62,10 +62,10 @@ def test_an_invalid_secret_is_a_problem_that_repeats_neither_it_nor_its_path(
     ):
         with pytest.raises(ConfigError) as caught:
             secrets(desk, tmp_path, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
-        said = str(caught.value)
-        assert said.startswith(f"webhooks[desk].{key} names a secret that cannot be read: ")
-        assert problem in said
-        assert not [part for part in (name, whsec(24)[6:20], SECRET[6:20]) if part in said]
+        message = str(caught.value)
+        assert message.startswith(f"webhooks[desk].{key} names a secret that cannot be read: ")
+        assert problem in message
+        assert not [part for part in (name, whsec(24)[6:20], SECRET[6:20]) if part in message]
 
 
 def test_a_credential_needs_systemd(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_problems_of_all_webhooks_files_are_reported_at_once(tmp_path: Path)
     )
     with pytest.raises(ConfigError) as caught:
         read_secrets(settings, tmp_path, {})
-    assert [(fault.key, fault.message.partition(":")[0]) for fault in caught.value.problems] == [
+    assert [(problem.key, problem.message.partition(":")[0]) for problem in caught.value.problems] == [
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_credential", "names a secret that cannot be read"),

@@ -1,4 +1,4 @@
-"""`[[webhooks]]`: valid values, and the problems of others."""
+"""`[[webhooks]]`: valid values, and the problems of invalid ones."""
 
 import tomllib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def read(directory: Path, text: str, environ: Mapping[str, str] | None = None) -
     return load(path, environ or {})
 
 
-def faults(directory: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+def problems(directory: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return all problems, without the directory."""
     with pytest.raises(ConfigError) as caught:
         read(directory, text, environ)
@@ -39,7 +39,7 @@ def webhook(**keys: object) -> Webhook:
     return Webhook.model_validate({"name": "desk", "url": "https://desk.example.com/hook", **keys})
 
 
-# --- what is right ----------------------------------------------------------------------------------------------------
+# --- valid values -----------------------------------------------------------------------------------------------------
 
 
 def test_a_webhook_needs_a_name_a_url_and_a_secret_and_the_rest_has_defaults(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_files_are_joined_and_the_environment_replaces_them(tmp_path: Path) -> N
     assert [(one.name, one.from_) for one in configuration.settings.webhooks] == [("bot", "beginning")]
     assert configuration.origins["webhooks[bot].from"] == "environment TMINUS_WEBHOOKS"
     assert read(tmp_path, DESK, {"TMINUS_WEBHOOKS": "[]"}).settings.webhooks == ()
-    assert faults(tmp_path, DESK, {"TMINUS_WEBHOOKS": '[{name = "bot"}]'}) == [
+    assert problems(tmp_path, DESK, {"TMINUS_WEBHOOKS": '[{name = "bot"}]'}) == [
         "environment TMINUS_WEBHOOKS: webhooks[bot].url is missing",
         f"environment TMINUS_WEBHOOKS: webhooks[bot].secret_file {UNSIGNED}",
     ]
 
 
-# --- what is wrong ----------------------------------------------------------------------------------------------------
+# --- invalid values ---------------------------------------------------------------------------------------------------
 
 
 def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ batch = 1001
         ("tminus.toml:17", "[#3].secret_file", UNSIGNED),
         ("tminus.toml:18", "[#3].batch", "must be at most 1000"),
     ]
-    assert faults(tmp_path, text) == [f"{where}: webhooks{key} {problem}" for where, key, problem in expected]
+    assert problems(tmp_path, text) == [f"{where}: webhooks{key} {problem}" for where, key, problem in expected]
 
 
 @pytest.mark.parametrize(
-    ("more", "fault"),
+    ("more", "problem"),
     [
         ("from_ = 'now'", "webhooks[desk].from_ is not a key; did you mean webhooks.from?"),
         ("event = ['*']", "webhooks[desk].event is not a key; did you mean webhooks.events?"),
@@ -196,10 +196,10 @@ batch = 1001
         ("ca_file = []", "webhooks[desk].ca_file must be text in quotes, not a list"),
     ],
 )  # fmt: skip
-def test_a_problem_names_the_webhook_and_the_fix(tmp_path: Path, more: str, fault: str) -> None:
-    [found] = faults(tmp_path, f"{DESK}{more}")
+def test_a_problem_names_the_webhook_and_the_fix(tmp_path: Path, more: str, problem: str) -> None:
+    [found] = problems(tmp_path, f"{DESK}{more}")
     assert found.startswith("tminus.toml:5: ")
-    assert fault in found
+    assert problem in found
 
 
 @given(
@@ -236,19 +236,19 @@ def test_any_other_url_is_refused_and_not_repeated(url: object) -> None:
 
 @pytest.mark.parametrize("more", ["", "secret_file = ''", "secret_file = []", "secret_credential = ''"])
 def test_without_any_secret_it_is_refused(tmp_path: Path, more: str) -> None:
-    [found] = faults(tmp_path, DESK.replace('secret_file = "s"\n', more))
+    [found] = problems(tmp_path, DESK.replace('secret_file = "s"\n', more))
     assert "webhooks[desk].secret_file is missing: every request is signed" in found
 
 
 def test_webhooks_that_are_not_a_list_of_tables_are_a_problem(tmp_path: Path) -> None:
-    assert faults(tmp_path, "[webhooks]\nname = 'desk'") == [
+    assert problems(tmp_path, "[webhooks]\nname = 'desk'") == [
         "tminus.toml:1: webhooks must be a list of tables, each headed [[webhooks]], not a table"
     ]
-    assert faults(tmp_path, "webhooks = [1]") == ["tminus.toml:1: webhooks[#1] must be a table, not a number"]
-    assert "must be a list" in faults(tmp_path, "", {"TMINUS_WEBHOOKS": "desk"})[0]
+    assert problems(tmp_path, "webhooks = [1]") == ["tminus.toml:1: webhooks[#1] must be a table, not a number"]
+    assert "must be a list" in problems(tmp_path, "", {"TMINUS_WEBHOOKS": "desk"})[0]
 
 
-# --- what is in force, and what has changed ---------------------------------------------------------------------------
+# --- the effective configuration, and changes -------------------------------------------------------------------------
 
 
 def test_the_effective_configuration_has_every_key_with_its_origin_and_no_query(tmp_path: Path) -> None:

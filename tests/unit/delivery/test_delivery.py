@@ -39,9 +39,9 @@ def test_only_a_receiver_with_one_of_the_secrets_accepts_the_request(
     sent = signing.headers(secrets, "msg_1", clock.now(), BODY)
     for secret in secrets:
         assert Webhook(secret).verify(BODY, sent) == [{"label": "Grüße 🚀\n"}]
-    for stranger in {SECRET, OTHER_SECRET, "whsec_" + "A" * 32} - {*secrets}:
+    for other in {SECRET, OTHER_SECRET, "whsec_" + "A" * 32} - {*secrets}:
         with pytest.raises(WebhookVerificationError):
-            Webhook(stranger).verify(BODY, sent)
+            Webhook(other).verify(BODY, sent)
     assert not any(secret.removeprefix("whsec_") in str(sent) for secret in secrets)
 
 
@@ -81,7 +81,7 @@ def test_ids_differ_if_the_digits_of_two_numbers_are_split_differently() -> None
     assert len({signing.batch_id("db", seqs) for seqs in ([1, 2], [12], [1, 2, 3], [1, 23], [12, 3], [2, 1])}) == 6
 
 
-# --- when to try again ------------------------------------------------------------------------------------------------
+# --- delays between attempts ------------------------------------------------------------------------------------------
 
 failures = st.integers(min_value=1, max_value=10**6)
 
@@ -103,20 +103,20 @@ def test_the_first_delays_are_some_seconds_and_differ() -> None:
     for failed, longest in enumerate((5, 10, 20, 40, 80), start=1):
         drawn = {delay(failed).total_seconds() for _ in range(200)}
         assert longest / 2 <= min(drawn) < max(drawn) <= longest
-        assert max(drawn) - min(drawn) > longest / 4, "what failed together comes back together"
+        assert max(drawn) - min(drawn) > longest / 4, "requests that failed together must not be retried together"
 
 
 @given(failures, st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=10**6)))
-def test_retry_after_is_the_minimum_delay_up_to_a_day(failed: int, asked: timedelta) -> None:
-    found = delay(failed, asked)
-    assert found >= min(asked, DAY)
-    assert found <= max(min(asked, DAY), MAX_DELAY)
-    if asked > MAX_DELAY:
-        assert found == min(asked, DAY)
+def test_retry_after_is_the_minimum_delay_up_to_a_day(failed: int, requested: timedelta) -> None:
+    found = delay(failed, requested)
+    assert found >= min(requested, DAY)
+    assert found <= max(min(requested, DAY), MAX_DELAY)
+    if requested > MAX_DELAY:
+        assert found == min(requested, DAY)
 
 
 @pytest.mark.parametrize(
-    ("header", "asked"),
+    ("header", "requested"),
     [
         (None, None),
         ("0", timedelta(0)),
@@ -146,8 +146,8 @@ def test_retry_after_is_the_minimum_delay_up_to_a_day(failed: int, asked: timede
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, asked: timedelta | None) -> None:
-    assert retry_after(header, NOW) == asked
+def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, requested: timedelta | None) -> None:
+    assert retry_after(header, NOW) == requested
 
 
 @given(
@@ -155,12 +155,12 @@ def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, asked: 
     | st.from_regex(r"[A-Z][a-z]{2}, [0-9]+ (Jan|Feb) [0-9]{1,30} [0-9]+:[0-9]+:[0-9]+ ([A-Z]{3}|[+-][0-9]+)")
 )
 def test_there_is_a_delay_for_every_value_of_retry_after(header: str) -> None:
-    asked = retry_after(header, NOW)
-    assert asked is None or asked >= timedelta(0)
-    assert delay(1, asked) <= DAY
+    requested = retry_after(header, NOW)
+    assert requested is None or requested >= timedelta(0)
+    assert delay(1, requested) <= DAY
 
 
-# 169.254.169.254 as it can be written, and others of its kind.
+# 169.254.169.254 in every notation, and other forbidden addresses: link-local, metadata, multicast, unspecified.
 FORBIDDEN = (
     "169.254.169.254", "2852039166", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE", "0251.0376.0251.0376", "169.254.43518",
     "169.16689662", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "0:0:0:0:0:ffff:a9fe:a9fe", "::169.254.169.254",
@@ -194,7 +194,7 @@ def test_private_addresses_are_allowed(host: str, address: str) -> None:
     assert asyncio.run(resolver.allowed(resolver.Resolver(), host, 80, link_local=False))[0].address == address
 
 
-def test_a_link_local_address_is_allowed_if_the_configuration_says_so() -> None:
+def test_a_link_local_address_is_allowed_if_the_configuration_allows_it() -> None:
     assert (
         asyncio.run(resolver.allowed(resolver.Resolver(), "0xa9fea9fe", 80, link_local=True))[0].address
         == "169.254.169.254"
@@ -219,11 +219,11 @@ def test_the_environment_does_not_change_the_trusted_authorities(monkeypatch: py
 
 
 def test_a_silent_name_server_does_not_prevent_a_process_from_ending() -> None:
-    """The process waits for a response until the time-out, and then not for the thread that still waits."""
-    subprocess.run([sys.executable, "-c", ASKS_A_SILENT_NAME_SERVER], check=True, timeout=40)
+    """The process ends after the time-out, although its resolver thread still waits for a response."""
+    subprocess.run([sys.executable, "-c", SILENT_NAME_SERVER_SCRIPT], check=True, timeout=40)
 
 
-ASKS_A_SILENT_NAME_SERVER = """
+SILENT_NAME_SERVER_SCRIPT = """
 import asyncio, socket, tempfile, time
 from pathlib import Path
 
@@ -259,5 +259,5 @@ def test_endpoints_with_the_same_authorities_share_a_tls_context(tmp_path: Path)
     assert first.context() is not Trust.of(None).context()
     assert Trust.of(file).context() is first.context()
     file.write_bytes(authorities[1].cert_pem.bytes())
-    assert Trust.of(file) != first, "what is in the file has changed"
+    assert Trust.of(file) != first, "the content of the file has changed"
     assert Trust.of(file).context() is not first.context()

@@ -1,4 +1,4 @@
-"""Who gets which mail about an event, decided without a mail server."""
+"""The plan of the mails about an event: which mail each invitee gets. No mail server is needed."""
 
 from datetime import timedelta
 from email import message_from_bytes, policy
@@ -29,8 +29,8 @@ CREATED, SCHEDULED, MOVED, CLOSED, REMINDER = (
 
 
 def event(kind: EventType, seq: int = 5, **fields: Any) -> Event:
-    known: dict[str, Any] = {"ts": NOW, "status": Status.SCHEDULED, "expires_at": NOW, "actor": "agent:7"}
-    return Event(seq=seq, session_id="xoKwKRBrbwRF", type=kind, **known | fields)
+    defaults: dict[str, Any] = {"ts": NOW, "status": Status.SCHEDULED, "expires_at": NOW, "actor": "agent:7"}
+    return Event(seq=seq, session_id="xoKwKRBrbwRF", type=kind, **defaults | fields)
 
 
 def row(state: MailState, seq: int = 4, sent: int | None = None, unanswered: int = 0) -> Mail:
@@ -40,15 +40,21 @@ def row(state: MailState, seq: int = 4, sent: int | None = None, unanswered: int
 
 
 def decided(
-    told: Event, before: Mail | None, *, newest: int = 0, repeat: bool = False, now: timedelta = timedelta(0), **of: Any
+    cause: Event,
+    before: Mail | None,
+    *,
+    newest: int = 0,
+    repeat: bool = False,
+    now: timedelta = timedelta(0),
+    **fields: Any,
 ) -> Kind | str | None:
-    """Return which mail the invitee gets; "lost" if it may have arrived and is not sent again."""
+    """Return the kind of the mail for the invitee, or None; "lost" if it may have arrived and is not sent again."""
     found = plan.make(
-        told,
-        session(invitees=INVITED, **of),
+        cause,
+        session(invitees=INVITED, **fields),
         {} if before is None else {0: before},
-        newest or told.seq,
-        4 if told.type is REMINDER else told.seq,
+        newest or cause.seq,
+        4 if cause.type is REMINDER else cause.seq,
         NOW + now,
         HOUR,
         repeat=repeat,
@@ -63,8 +69,8 @@ def decided(
 SENT, REFUSED, DEFERRED, SENDING, UNKNOWN = (
     MailState.SENT, MailState.REFUSED, MailState.DEFERRED, MailState.SENDING, MailState.UNKNOWN
 )  # fmt: skip
-TOLD = row(SENT, 4, 4)
-OVER: dict[str, Any] = {"status": Status.CLOSED, "closed_at": NOW}
+MAILED = row(SENT, 4, 4)
+CLOSED_FIELDS: dict[str, Any] = {"status": Status.CLOSED, "closed_at": NOW}
 
 
 @pytest.mark.parametrize(
@@ -72,21 +78,21 @@ OVER: dict[str, Any] = {"status": Status.CLOSED, "closed_at": NOW}
     [
         (SCHEDULED, None, Kind.INVITATION),
         (CREATED, None, Kind.INVITATION),
-        (MOVED, TOLD, Kind.UPDATE),
+        (MOVED, MAILED, Kind.UPDATE),
         (MOVED, row(REFUSED), Kind.INVITATION),
         (MOVED, row(UNKNOWN), Kind.INVITATION),
-        (REMINDER, TOLD, Kind.REMINDER),
+        (REMINDER, MAILED, Kind.REMINDER),
         (REMINDER, row(DEFERRED, 4, 3), Kind.UPDATE),
         (REMINDER, None, Kind.INVITATION),
         (REMINDER, row(DEFERRED, 5, 4), Kind.REMINDER),
         (REMINDER, row(DEFERRED, 5, 3), Kind.UPDATE),
-        # about this very event
+        # the last mail was about this event
         (MOVED, row(SENT, 5, 5), None),
         (MOVED, row(REFUSED, 5), None),
         (MOVED, row(UNKNOWN, 5), None),
         (MOVED, row(DEFERRED, 5, 4), Kind.UPDATE),
         (MOVED, row(SENDING, 5, unanswered=1), "lost"),
-        # a later mail has told everything
+        # the last mail was about a later event
         (MOVED, row(SENT, 6, 6), None),
         (MOVED, row(SENDING, 6, unanswered=1), None),
     ],
@@ -98,46 +104,46 @@ def test_what_an_invitee_gets(kind: EventType, before: Mail | None, expected: Ki
 @pytest.mark.parametrize(
     ("reason", "before", "after", "expected"),
     [
-        (CloseReason.CANCELLED, TOLD, timedelta(0), Kind.CANCELLATION),
-        (CloseReason.CLOSED, TOLD, timedelta(0), Kind.CANCELLATION),
-        (CloseReason.EXPIRED, TOLD, timedelta(0), Kind.CANCELLATION),
+        (CloseReason.CANCELLED, MAILED, timedelta(0), Kind.CANCELLATION),
+        (CloseReason.CLOSED, MAILED, timedelta(0), Kind.CANCELLATION),
+        (CloseReason.EXPIRED, MAILED, timedelta(0), Kind.CANCELLATION),
         (CloseReason.CANCELLED, row(UNKNOWN), timedelta(0), Kind.CANCELLATION),
         (CloseReason.CANCELLED, None, timedelta(0), None),
         (CloseReason.CANCELLED, row(REFUSED), timedelta(0), None),
-        (CloseReason.EMPTY, TOLD, timedelta(0), None),
-        (CloseReason.CLOSED, TOLD, 2 * HOUR, None),
+        (CloseReason.EMPTY, MAILED, timedelta(0), None),
+        (CloseReason.CLOSED, MAILED, 2 * HOUR, None),
     ],
 )
 def test_who_is_told_of_a_cancellation(
     reason: CloseReason, before: Mail | None, after: timedelta, expected: Kind | None
 ) -> None:
-    """`after`: when the session was closed; it was to start an hour from now."""
-    assert decided(event(CLOSED, ts=NOW + after, reason=reason), before, **OVER) == expected
+    """`after` is the time from now to the close of the session. It was to start in an hour."""
+    assert decided(event(CLOSED, ts=NOW + after, reason=reason), before, **CLOSED_FIELDS) == expected
 
 
-def test_what_nobody_needs_any_more_is_not_sent() -> None:
-    assert decided(event(SCHEDULED), None, **OVER) is None
-    assert decided(event(MOVED), TOLD, newest=6) is None
-    assert decided(event(REMINDER), TOLD, now=2 * HOUR) is None
-    assert decided(event(CLOSED, reason=CloseReason.CANCELLED), TOLD, now=3 * HOUR, **OVER) is None
+def test_a_mail_that_is_no_longer_needed_is_not_sent() -> None:
+    assert decided(event(SCHEDULED), None, **CLOSED_FIELDS) is None
+    assert decided(event(MOVED), MAILED, newest=6) is None
+    assert decided(event(REMINDER), MAILED, now=2 * HOUR) is None
+    assert decided(event(CLOSED, reason=CloseReason.CANCELLED), MAILED, now=3 * HOUR, **CLOSED_FIELDS) is None
 
 
-def test_a_change_that_was_deferred_until_after_the_start_is_told_by_the_reminder_that_came_meanwhile() -> None:
+def test_a_change_that_was_deferred_until_after_the_start_is_mailed_for_the_reminder() -> None:
     late = 2 * HOUR
     assert decided(event(REMINDER), row(DEFERRED, 5, 3), now=late) is Kind.UPDATE
     assert decided(event(REMINDER), row(DEFERRED, 4, 3), now=late) is Kind.UPDATE
     assert decided(event(REMINDER), row(DEFERRED, 5), now=late) is Kind.INVITATION
     assert decided(event(REMINDER), row(DEFERRED, 5, 4), now=late) is None, "the invitee knows the last change"
     assert decided(event(REMINDER), row(REFUSED, 4, 3), now=late) is None
-    assert decided(event(REMINDER), row(DEFERRED, 5, 3), now=late, **OVER) is None
+    assert decided(event(REMINDER), row(DEFERRED, 5, 3), now=late, **CLOSED_FIELDS) is None
 
 
-def test_a_mail_without_an_answer_is_sent_once_more_at_most_if_that_is_wanted() -> None:
+def test_a_mail_without_an_answer_is_sent_once_more_at_most_if_repeat_is_set() -> None:
     assert decided(event(MOVED), row(SENDING, 5, 4, unanswered=1), repeat=True) is Kind.UPDATE
     assert decided(event(MOVED), row(SENDING, 5, 4, unanswered=2), repeat=True) == "lost"
 
 
-WORDS = templates.Templates(templates.read(None), "en", "UTC")
+TEMPLATES = templates.Templates(templates.read(None), "en", "UTC")
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
 
 
@@ -147,7 +153,7 @@ def test_any_names_make_a_mail_with_one_recipient_and_no_other_header(label: str
     made = session(invitees=as_json([invitee]), label=label, user_description=host)
     sender = message.Common(Mailbox("desk@example.com", host[:50]), Mailbox(""), "Example", HOUR, HOUR)
     task = plan.Task(0, invitee, Kind.INVITATION, None)
-    sent = message.make(event(SCHEDULED), made, task, sender, WORDS, NOW)
+    sent = message.make(event(SCHEDULED), made, task, sender, TEMPLATES, NOW)
     parsed: Any = message_from_bytes(sent.content, policy=policy.default)
 
     assert not parsed.defects

@@ -128,7 +128,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
-def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_area(leaf: type[RequestError]) -> None:
+def test_the_tree_shows_the_last_digits_of_each_refcode_under_its_area(leaf: type[RequestError]) -> None:
     areas = {
         "the request's shape": {100},
         "sessions": {101},
@@ -161,9 +161,9 @@ def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestErro
     assert leaf.refcode // 1000 in {*range(100, 114), 115, 116, 118, 119, 120, 169}
 
 
-@pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)
-def test_the_description_of_an_error_has_the_details_of_the_case(error: TminusError, said: str) -> None:
-    assert said in error.description
+@pytest.mark.parametrize(("error", "text"), SAMPLES, ids=lambda value: type(value).__name__)
+def test_the_description_of_an_error_has_the_details_of_the_case(error: TminusError, text: str) -> None:
+    assert text in error.description
     assert str(error) == error.description
 
 
@@ -220,7 +220,7 @@ def test_text_from_the_caller_is_cut_in_descriptions() -> None:
         assert len(bytes(answer(error).body)) < 20_000
 
 
-def test_what_can_never_succeed_names_no_time_to_try_again() -> None:
+def test_an_error_that_is_permanent_has_no_retry_after() -> None:
     assert errors.TooManySessions(10, wanted=10).retry_after == 60
     assert errors.TooManySessions(10, wanted=11).retry_after is None
     assert errors.TooManyParticipants(10, at_once=True).retry_after == 60

@@ -45,9 +45,9 @@ GRACE = Participant(
 )  # fmt: skip
 
 
-def _told(event_type: EventType, **fields: Any) -> FeedEvent:
+def _event(event_type: EventType, **fields: Any) -> FeedEvent:
     """Return an event with all fields."""
-    about: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "seq": 41,
         "session_id": "xoKwKRBrbwRF",
         "type": event_type,
@@ -64,7 +64,7 @@ def _told(event_type: EventType, **fields: Any) -> FeedEvent:
         "participants": 2,
         "request_id": "r-9",
     }
-    return FeedEvent(Event(**about | fields), _session(), GRACE)
+    return FeedEvent(Event(**defaults | fields), _session(), GRACE)
 
 
 def _session() -> Session:
@@ -91,20 +91,20 @@ def test_the_catalogue_has_every_event_type_and_its_fields() -> None:
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_payload_has_the_common_fields_and_those_of_its_type_only(event_type: EventType) -> None:
-    assert set(_told(event_type).payload("d1")) == COMMON | EXTRA_FIELDS_OF[event_type]
+    assert set(_event(event_type).payload("d1")) == COMMON | EXTRA_FIELDS_OF[event_type]
 
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_neither_a_payload_nor_a_log_line_holds_a_pin_a_host_token_or_a_host_key(event_type: EventType) -> None:
-    told = _told(event_type)
-    said = orjson.dumps([told.payload("d1"), told.message, log_fields(told)]).decode()
-    assert "xoKwKRBrbwRF" in said
+    event = _event(event_type)
+    text = orjson.dumps([event.payload("d1"), event.message, log_fields(event)]).decode()
+    assert "xoKwKRBrbwRF" in text
     for secret in (str(PIN), HOST_TOKEN, HOST_KEY):
-        assert secret not in said
+        assert secret not in text
 
 
 def test_a_payload_has_the_values_at_the_time_of_the_event() -> None:
-    payload = _told(EventType.CLOSED).payload("d1")
+    payload = _event(EventType.CLOSED).payload("d1")
     assert orjson.loads(orjson.dumps(payload)) == {
         "seq": 41,
         "eventId": "d1-41",
@@ -138,23 +138,23 @@ def test_a_payload_has_the_values_at_the_time_of_the_event() -> None:
 
 
 def test_an_extra_field_without_a_value_is_left_out() -> None:
-    told = _told(EventType.CLOSED, due_at=None, previous_start_time=None)
-    assert told.lag_ms is None
-    assert "lagMs" not in told.payload("d1")
+    event = _event(EventType.CLOSED, due_at=None, previous_start_time=None)
+    assert event.lag_ms is None
+    assert "lagMs" not in event.payload("d1")
 
 
 def test_the_lag_is_zero_for_a_punctual_transition_and_after_a_step_back() -> None:
-    assert _told(EventType.READY, due_at=NOW).payload("d1")["lagMs"] == 0
-    assert _told(EventType.READY, due_at=NOW + timedelta(hours=1)).payload("d1")["lagMs"] == 0
+    assert _event(EventType.READY, due_at=NOW).payload("d1")["lagMs"] == 0
+    assert _event(EventType.READY, due_at=NOW + timedelta(hours=1)).payload("d1")["lagMs"] == 0
 
 
 def test_seconds_is_0_for_a_session_that_was_never_active() -> None:
-    told = FeedEvent(_told(EventType.CLOSED).event, session())
-    assert told.payload("d1")["seconds"] == 0
+    event = FeedEvent(_event(EventType.CLOSED).event, session())
+    assert event.payload("d1")["seconds"] == 0
 
 
 @pytest.mark.parametrize(
-    ("event_type", "said"),
+    ("event_type", "sentence"),
     [
         (EventType.CREATED, "was created and is open"),
         (EventType.SCHEDULED, "was scheduled for 2030-01-07T09:00:00.000Z"),
@@ -169,12 +169,12 @@ def test_seconds_is_0_for_a_session_that_was_never_active() -> None:
         (EventType.LEFT, "was left by Grace, whose connection was lost"),
     ],
 )
-def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: EventType, said: str) -> None:
-    assert _told(event_type).message == f"Session xoKwKRBrbwRF “Ada’s meeting” {said}"
+def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: EventType, sentence: str) -> None:
+    assert _event(event_type).message == f"Session xoKwKRBrbwRF “Ada’s meeting” {sentence}"
 
 
 @pytest.mark.parametrize(
-    ("event_type", "actor", "said"),
+    ("event_type", "actor", "sentence"),
     [
         (EventType.ADMITTED, "host:h-1", "admitted Grace, let in by Ada (host h-1)"),
         (EventType.ADMITTED, "room:9", "admitted Grace"),
@@ -187,21 +187,21 @@ def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: Eve
         (EventType.LEFT, "agent:7", "was left by Grace"),
     ],
 )
-def test_a_message_tells_who_left_by_themselves_from_who_was_put_out(
-    event_type: EventType, actor: str, said: str
+def test_a_message_names_the_host_who_admitted_refused_or_removed_a_participant(
+    event_type: EventType, actor: str, sentence: str
 ) -> None:
-    told = _told(event_type, actor=actor)
-    told = replace(told, host="Ada" if actor.startswith("host:") else None)
-    assert told.payload("d1")["message"] == f"Session xoKwKRBrbwRF “Ada’s meeting” {said}"
-    assert told.payload("d1").get("actorName") == told.host
+    event = _event(event_type, actor=actor)
+    event = replace(event, host="Ada" if actor.startswith("host:") else None)
+    assert event.payload("d1")["message"] == f"Session xoKwKRBrbwRF “Ada’s meeting” {sentence}"
+    assert event.payload("d1").get("actorName") == event.host
 
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_log_line_has_the_published_fields_that_have_a_value(event_type: EventType) -> None:
-    full = log_fields(_told(event_type), "Ben Agent")
+    full = log_fields(_event(event_type), "Ben Agent")
     only_reminders = set() if event_type in REMINDER_EVENTS else {"before"}
     assert set(full) == set(EVENT_FIELDS) - only_reminders
-    bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
+    bare = _event(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
     assert set(full) - set(log_fields(bare)) == {
         "actor_name", "lag_ms", "reason", "timeout", "participant_id", "request_id", "previous_status",
         *({"before"} - only_reminders),
@@ -209,7 +209,7 @@ def test_a_log_line_has_the_published_fields_that_have_a_value(event_type: Event
     assert all(fits(FIELDS[name].kind, value) for name, value in full.items())
 
 
-def test_every_transition_records_an_event_and_only_entering_records_several() -> None:
+def test_every_transition_records_an_event_and_only_joins_and_admissions_record_several() -> None:
     assert {(row.source, row.trigger): row.events for row in TABLE if len(row.events) != 1} == {
         (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED),
         (Status.NEW, Trigger.ADMIT): (EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED),

@@ -9,17 +9,17 @@ from tminus.domain.hosts import ascii_host
 
 ONE_FORM = {
     "localhost": "localhost",
-    "straße.test": "xn--strae-oqa.test",  # not strasse.test, which is somebody else's
+    "straße.test": "xn--strae-oqa.test",  # not strasse.test, which is another domain
     "STRAẞE.Test": "xn--strae-oqa.test",
     "strasse.test": "strasse.test",
     "βόλος.test": "xn--nxasmm1c.test",
     "Łódź.test": "xn--d-uga0v4h.test",
     "日本。test": "xn--wgv71a.test",
     "بيت.test": "xn--ngbe9g.test",
-    "раypal.test": "xn--ypal-43d9g.test",  # Cyrillic and Latin: allowed, and seen for what it is
+    "раypal.test": "xn--ypal-43d9g.test",  # Cyrillic and Latin: allowed, because the ASCII form is visibly different
     "ﬁ.test": "fi.test",
     "XN--STRAE-OQA.test": "xn--strae-oqa.test",
-    "xn--i-7iq.test": "xn--i-7iq.test",  # the form of an emoji that is unambiguous
+    "xn--i-7iq.test": "xn--i-7iq.test",  # an emoji in its ASCII form, which is unambiguous
     "desk.example.com.": "desk.example.com.",
     "my_service": "my_service",
     "a-b.c--d.test": "a-b.c--d.test",

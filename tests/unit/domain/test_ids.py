@@ -57,7 +57,7 @@ def test_pin_may_return_the_first_and_the_last_pin(monkeypatch: pytest.MonkeyPat
 
 
 @given(pins=st.sets(st.integers(100_000, 100_019)), count=st.integers(0, 25))
-def test_sample_returns_different_pins_and_at_most_all(pins: set[int], count: int) -> None:
+def test_choose_pins_returns_different_pins_and_at_most_all(pins: set[int], count: int) -> None:
     some = ids.choose_pins(pins, count)
     assert len(some) == len(set(some)) == min(count, len(pins))
     assert set(some) <= pins

@@ -1,4 +1,4 @@
-"""Merged intervals, compared with a plain model: the minutes that any interval has."""
+"""Merged intervals, compared with a simple model: the set of minutes in any interval."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -27,6 +27,6 @@ def test_the_merged_intervals_have_the_same_minutes_and_neither_overlap_nor_touc
     assert all(before[1] < after[0] for before, after in pairwise(ranges))
 
 
-def test_a_part_of_a_minute_stays() -> None:
+def test_a_part_of_a_minute_is_kept() -> None:
     second = timedelta(seconds=1)
     assert merged([Interval(NOW, NOW + second)], NOW, NOW + MINUTE) == [Interval(NOW, NOW + second)]

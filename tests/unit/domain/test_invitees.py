@@ -1,4 +1,4 @@
-"""Addresses are checked once, and invitees are stored and read as they came."""
+"""Addresses are checked, and invitees are read back as they were stored."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tminus.domain.types import ParticipantRole
         f"{'a' * 64}@example.com",
     ],
 )
-def test_these_are_addresses(address: str) -> None:
+def test_valid_addresses_are_accepted(address: str) -> None:
     assert check_address(address) == address
 
 
@@ -51,7 +51,7 @@ def test_these_are_addresses(address: str) -> None:
         (f"joe@{'a' * 60}.{'b' * 60}.{'c' * 60}.{'d' * 60}.example.com", "at most 254 bytes"),
     ],
 )
-def test_these_are_refused_with_the_reason(address: str, problem: str) -> None:
+def test_invalid_addresses_are_refused_with_the_reason(address: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         check_address(address)
 

@@ -6,7 +6,7 @@ from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import CLOCK_TRANSITIONS, INITIAL, MACHINE, TABLE, transition_for
 from tminus.domain.types import CloseReason, Status, Trigger
 
-# (state, trigger): (state afterwards, who, why it is closed)
+# (state, trigger): (new state, actor, close reason)
 LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
     ("initial", "create"): ("new", "agent", None),
     ("initial", "schedule"): ("scheduled", "agent", None),
@@ -41,7 +41,7 @@ def test_these_are_all_states_and_all_triggers() -> None:
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize("state", STATES)
-def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, trigger: str) -> None:
+def test_a_trigger_moves_a_session_as_the_table_defines_or_is_refused(state: str, trigger: str) -> None:
     status = None if state == "initial" else Status(state)
     if (state, trigger) not in LEGAL:
         with pytest.raises(WrongStatus) as refused:
@@ -49,9 +49,9 @@ def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, t
         assert (refused.value.trigger, refused.value.status) == (trigger, state)
         return
     dest, actor, reason = LEGAL[state, trigger]
-    move = transition_for(Trigger(trigger), status)
-    assert (move.trigger, move.source, move.dest, move.actor, move.reason) == (trigger, status, dest, actor, reason)
-    assert (type(move.dest), type(move.reason)) == (Status, CloseReason if reason else type(None))
+    row = transition_for(Trigger(trigger), status)
+    assert (row.trigger, row.source, row.dest, row.actor, row.reason) == (trigger, status, dest, actor, reason)
+    assert (type(row.dest), type(row.reason)) == (Status, CloseReason if reason else type(None))
 
 
 def test_the_table_has_no_row_but_these() -> None:

@@ -15,7 +15,7 @@ PREFERENCE = {
     "knock": "knock",
     "audio": "audio",
 }
-HEARD = {
+SUPPORTED = {
     "support": {"recording", "startwithadmin", "startwithrc"},
     "cobrowse": {"recording"},
     "live": {"recording", "knock", "audio"},
@@ -49,11 +49,11 @@ def test_the_policy_decides_first_then_the_preference_if_the_type_supports_it_th
     elif mode is Mode.NEVER:
         expected = False
     else:
-        expected = preference is True and setting in HEARD[session_type]
+        expected = preference is True and setting in SUPPORTED[session_type]
     effective = effective_settings(session_type, modes, preferences)
     assert effective == dict.fromkeys(PREFERENCE, False) | {setting.value: expected}
     assert list(effective) == list(PREFERENCE), "all five, in the order of the article"
-    assert effective[setting] is expected, "a boolean, not something that is true"
+    assert effective[setting] is expected, "a boolean, not another truthy value"
 
 
 def test_an_unknown_preference_is_ignored() -> None:
@@ -74,4 +74,4 @@ def test_an_agent_may_choose_what_the_type_supports_and_the_policy_allows(
     session_type: SessionType, mode: Mode
 ) -> None:
     choices = agent_choices(session_type, dict.fromkeys(Setting, mode))
-    assert choices == {PREFERENCE[setting]: mode is Mode.AGENT for setting in HEARD[session_type]}
+    assert choices == {PREFERENCE[setting]: mode is Mode.AGENT for setting in SUPPORTED[session_type]}

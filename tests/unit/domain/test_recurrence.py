@@ -25,7 +25,7 @@ ZONES = (
     "Australia/Lord_Howe", "Australia/Sydney", "Asia/Kathmandu", "Africa/Casablanca", "Pacific/Apia",
     "Pacific/Chatham", "Asia/Tehran", "UTC",
 )  # fmt: skip
-"""Zones that change their clocks in both halves of the year, by half an hour, or no longer."""
+"""Zones of both hemispheres: with changes of the clock by an hour or half an hour, and without changes."""
 
 DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 
@@ -77,7 +77,7 @@ def test_times_and_days_can_be_excluded_and_added() -> None:
     assert found == ["2026-12-01 09:00", "2026-12-01 15:00", "2026-12-03 09:00", "2026-12-05 10:00"]
 
 
-def test_nine_in_berlin_stays_nine_in_berlin() -> None:
+def test_a_series_keeps_its_local_time_when_the_clocks_change() -> None:
     when = Recurrence(parse_local("2026-10-19T09:00"), "Europe/Berlin", parse_rule("FREQ=WEEKLY"))
 
     found = when.between(datetime(2026, 10, 1), datetime(2026, 11, 3), 9)
@@ -86,7 +86,7 @@ def test_nine_in_berlin_stays_nine_in_berlin() -> None:
     ]  # fmt: skip
 
 
-def test_a_time_that_clocks_skip_is_as_late_as_without_the_change_and_one_that_they_repeat_is_the_first() -> None:
+def test_a_skipped_local_time_has_the_offset_before_the_change_and_a_repeated_one_is_the_first() -> None:
     assert instant(datetime(2027, 3, 28, 2, 30), "Europe/Berlin") == datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
     assert instant(datetime(2027, 10, 31, 2, 30), "Europe/Berlin") == datetime(2027, 10, 31, 0, 30, tzinfo=UTC)
 
@@ -103,7 +103,7 @@ def test_a_time_that_clocks_skip_is_as_late_as_without_the_change_and_one_that_t
     ],
 )  # fmt: skip
 def test_no_rule_is_computed_for_long(rule: str) -> None:
-    """The library would look for the next occurrence up to the year 9999."""
+    """python-dateutil alone would search for the next occurrence up to the year 9999."""
     when = Recurrence(datetime(2026, 12, 1, 9), "Europe/Berlin", parse_rule(rule))
     begun = time.thread_time()
 
@@ -157,11 +157,11 @@ def test_other_values_that_are_refused() -> None:
             parse_horizon(wrong)
 
 
-# --- against a plain model --------------------------------------------------------------------------------------------
+# --- comparison with a simple model -----------------------------------------------------------------------------------
 
 
 def plain(start: datetime, rule: dict[str, object], until: datetime) -> list[datetime]:
-    """Return the times that a rule selects, by looking at each day."""
+    """Return the times that a rule selects, by checking each day."""
     interval, days, month_days, months = rule["interval"], rule["days"], rule["month_days"], rule["months"]
     found = []
     day = start.date()

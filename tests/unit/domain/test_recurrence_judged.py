@@ -38,28 +38,28 @@ FORM = "%Y%m%dT%H%M%S"
 LENGTH = timedelta(hours=1)
 YEAR = timedelta(days=366)
 
-Judge = Callable[[str, datetime, datetime], list[datetime]]
+Oracle = Callable[[str, datetime, datetime], list[datetime]]
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
+def oracle() -> Iterator[Oracle]:
     """Yield a function that returns the starts of the events of a calendar between two times."""
     command = [str(PYTHON), "-P", recurring.__file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        questions, answers = process.stdin, process.stdout
+        requests, responses = process.stdin, process.stdout
 
-        def ask(calendar: str, since: datetime, until: datetime) -> list[datetime]:
-            asked = {"calendar": calendar, "since": since.isoformat(), "until": until.isoformat()}
-            questions.write(f"{json.dumps(asked)}\n")
-            questions.flush()
-            return [datetime.fromisoformat(one) for one in json.loads(answers.readline())]
+        def find(calendar: str, since: datetime, until: datetime) -> list[datetime]:
+            request = {"calendar": calendar, "since": since.isoformat(), "until": until.isoformat()}
+            requests.write(f"{json.dumps(request)}\n")
+            requests.flush()
+            return [datetime.fromisoformat(one) for one in json.loads(responses.readline())]
 
         try:
-            yield ask
+            yield find
         finally:
-            questions.close()
+            requests.close()
 
 
 def calendar(start: datetime, zone: str, rule: str | None, excluded: list[str], added: list[datetime]) -> str:
@@ -116,7 +116,7 @@ def rules(draw: st.DrawFn) -> str:
 DATES = st.sampled_from(
     [date(2028, 2, 29), date(2027, 1, 31), date(2027, 3, 28), date(2027, 10, 31), date(2026, 11, 1)]
 ) | st.dates(date(2024, 1, 1), date(2029, 12, 31))
-"""Leap days, ends of months and changes of clocks more often than other days."""
+"""Dates among which leap days, ends of months and changes of the clocks are frequent."""
 
 HALF_HOURS = st.integers(0, 47).map(lambda half: timedelta(minutes=30 * half))
 
@@ -132,12 +132,12 @@ HALF_HOURS = st.integers(0, 47).map(lambda half: timedelta(minutes=30 * half))
 @example("FREQ=YEARLY;INTERVAL=1", date(2028, 2, 29), timedelta(hours=9), "America/New_York", 800, set(), [])
 @example("FREQ=MONTHLY;INTERVAL=1;BYMONTHDAY=31,-1", date(2027, 1, 31), timedelta(), "Pacific/Apia", 800, {0}, [])
 def test_a_series_has_the_occurrences_that_another_library_finds(
-    judge: Judge, rule: str | None, day: date, time_of_day: timedelta, zone: str, span: int, chosen: set[int],
+    oracle: Oracle, rule: str | None, day: date, time_of_day: timedelta, zone: str, span: int, chosen: set[int],
     more: list[int],
 ) -> None:  # fmt: skip
     begin = datetime.combine(day, datetime.min.time()) + time_of_day
     parsed = None if rule is None else parse_rule(rule)
-    # The other library always takes DTSTART as an occurrence. RFC 5545 leaves open what it is if the rule excludes it.
+    # The other library always counts DTSTART as an occurrence. RFC 5545 does not define this if the rule excludes it.
     firsts = Recurrence(begin, zone, parsed).between(begin - timedelta(days=1), begin + 4 * YEAR, 1)
     assume(firsts)
     start = firsts[0]
@@ -152,14 +152,14 @@ def test_a_series_has_the_occurrences_that_another_library_finds(
     found = {instant(one, zone) for one in series.between(start - timedelta(days=1), until, 5000)}
 
     until_utc = instant(until, zone)
-    judged = judge(calendar(start, zone, rule, excluded, added), instant(start, zone) - LENGTH, until_utc + LENGTH)
-    assert sorted(one for one in found if one < until_utc) == [one for one in judged if one < until_utc]
+    expected = oracle(calendar(start, zone, rule, excluded, added), instant(start, zone) - LENGTH, until_utc + LENGTH)
+    assert sorted(one for one in found if one < until_utc) == [one for one in expected if one < until_utc]
 
 
 def _can_exclude(everything: list[datetime], added: list[datetime], zone: str) -> Callable[[datetime], bool]:
-    """Return whether the other library excludes a time, and nothing else.
+    """Return a function that returns whether the other library, given a time to exclude, excludes only this time.
 
-    It also excludes what is at the same time in UTC, and takes midnight, here or in UTC, as the whole day.
+    It also excludes other times that are equal in UTC, and takes midnight, local or in UTC, as the whole day.
     """
     is_once_a_day = len({one.time() for one in (*everything, *added)}) == 1
     midnight = datetime.min.time()
@@ -171,12 +171,12 @@ def _can_exclude(everything: list[datetime], added: list[datetime], zone: str) -
     return can
 
 
-def test_a_week_number_alone_means_the_weekday_of_the_start(judge: Judge) -> None:
+def test_a_week_number_alone_means_the_weekday_of_the_start(oracle: Oracle) -> None:
     """docs/series.md documents this difference: python-dateutil, and so the other library, takes the whole week."""
     rule, start, until = "FREQ=YEARLY;BYWEEKNO=20", datetime(2027, 5, 17, 9), datetime(2027, 12, 31)
     series = Recurrence(start, "UTC", parse_rule(rule))
 
     assert series.between(start - timedelta(days=1), until, 99) == [start]
     utc = start.replace(tzinfo=UTC)
-    whole = judge(calendar(start, "UTC", rule, [], []), utc - LENGTH, until.replace(tzinfo=UTC))
+    whole = oracle(calendar(start, "UTC", rule, [], []), utc - LENGTH, until.replace(tzinfo=UTC))
     assert whole == [utc + timedelta(days=number) for number in range(7)]

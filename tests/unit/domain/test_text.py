@@ -34,9 +34,9 @@ def test_characters_that_a_terminal_acts_on_are_escaped(stored: str, shown: str)
 
 
 def test_only_printable_characters_and_spaces_are_not_escaped() -> None:
-    passed = {char for char in map(chr, range(sys.maxunicode + 1)) if escape(char) == char}
-    assert {unicodedata.category(char)[0] for char in passed} == {"L", "M", "N", "P", "S", "Z"}
-    assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & passed
+    unescaped = {char for char in map(chr, range(sys.maxunicode + 1)) if escape(char) == char}
+    assert {unicodedata.category(char)[0] for char in unescaped} == {"L", "M", "N", "P", "S", "Z"}
+    assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & unescaped
 
 
 def test_escape_lines_keeps_line_ends() -> None:

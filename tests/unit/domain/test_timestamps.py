@@ -16,13 +16,13 @@ from tminus.domain.model import Instant
 from tminus.domain.timestamps import EPOCH
 
 OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-# Two days from both ends of what a datetime can hold, so that every offset can be expressed.
-MOMENTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=OFFSETS)  # noqa: DTZ001 - as it wants them
+# Two days inside the range of `datetime`, so that every moment can have every offset.
+MOMENTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=OFFSETS)  # noqa: DTZ001 - bounds are naive
 DIALECTS = pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()])  # type: ignore[no-untyped-call]
 
 
 def cut_to_milliseconds(instant: datetime) -> datetime:
-    """The same instant, cut (not rounded) to the millisecond."""
+    """Return the same instant, cut (not rounded) to the millisecond."""
     return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
 
 
@@ -48,7 +48,7 @@ def test_any_offset_names_the_same_instant(moment: datetime) -> None:
     assert timestamps.parse(moment.isoformat()) == cut_to_milliseconds(moment)
 
 
-# By what is written, the same instant in the one form in which it is answered; None where it is refused.
+# Text -> the same instant in the form of the answers of the API, or None if the text is refused.
 FORMS: dict[str, str | None] = {
     # RFC 3339: its own examples first
     "1985-04-12T23:20:50.52Z": "1985-04-12T23:20:50.520Z",
@@ -160,7 +160,7 @@ FORMS: dict[str, str | None] = {
     "2021-08-10T15:30:00Europe/Berlin": None,
     "2021-08-10T15:30:00+02:00[Europe/Berlin]": None,
     "2021-08-10T15:30:00CEST": None,
-    # half of one form and half of another
+    # a mixture of the basic and the extended form of ISO 8601
     "2021-08-10T12345678Z": None,
     "2021-08-10T153000Z": None,
     "20210810T15:30:00Z": None,
@@ -271,7 +271,7 @@ def test_a_stored_instant_is_whole_milliseconds_since_1970_and_comes_back_as_it_
 
 
 @DIALECTS
-def test_no_instant_is_stored_as_null(dialect: Dialect) -> None:
+def test_none_is_stored_as_null(dialect: Dialect) -> None:
     assert Instant().process_bind_param(None, dialect) is None
     assert Instant().result_processor(dialect, None)(None) is None
 

@@ -40,7 +40,7 @@ def fields(datagram: bytes) -> dict[str, str]:
 
 
 class Receiver:
-    """A stand-in for the journal, which stores the log lines."""
+    """A stand-in for the journal: a socket that receives the log lines."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "socket"
@@ -60,7 +60,7 @@ class Receiver:
 
 @pytest.fixture
 def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
-    """Write the log to a journal, and without it to a file."""
+    """Write the log to a stand-in for the journal, or to a file if the stand-in is closed."""
     receiver = Receiver(tmp_path)
     with receiver.stdout.open("w") as stdout:
         output.configure("debug", "journal", stdout, receiver.journal)
@@ -104,7 +104,7 @@ def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
     assert (line["PRIORITY"], "_UID" in line) == ("2", False)
 
 
-def test_an_object_is_written_as_json_also_if_its_text_is_not_utf_8(journal: Receiver) -> None:
+def test_an_object_is_written_as_json_and_text_that_is_not_utf_8_is_escaped(journal: Receiver) -> None:
     output.log("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
     line = journal.line()
     assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
@@ -134,7 +134,7 @@ def test_every_field_of_the_catalogue_keeps_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("job", "JOB"),
         ("job_id", "TMINUS_JOB_ID"),
@@ -148,8 +148,8 @@ def test_every_field_of_the_catalogue_keeps_its_name(name: str) -> None:
         ("x" * 90, "X" * 64),
     ],
 )
-def test_a_name_that_systemd_reserves_gets_a_prefix(name: str, wanted: str) -> None:
-    assert field_name(name) == wanted
+def test_a_name_that_systemd_reserves_gets_a_prefix(name: str, expected: str) -> None:
+    assert field_name(name) == expected
 
 
 def test_without_a_journal_lines_go_to_standard_output(journal: Receiver, tmp_path: Path) -> None:
@@ -158,24 +158,24 @@ def test_without_a_journal_lines_go_to_standard_output(journal: Receiver, tmp_pa
     output.flush(10)
     [line] = map(json.loads, journal.stdout.read_text().splitlines())
     assert (line["event"], line["removed"], line["level"]) == ("retention.removed", 3, "info")
-    again = Receiver(tmp_path)
+    restarted = Receiver(tmp_path)
     output.log("retention.removed", removed=4)
-    assert again.line()["REMOVED"] == "4"
-    again.close()
+    assert restarted.line()["REMOVED"] == "4"
+    restarted.close()
 
 
 def test_a_hanging_journal_blocks_nobody_and_dropped_lines_are_counted_in_order(
     journal: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_QUEUED", 50)
-    said = 2000
+    total = 2000
     begun = time.monotonic()
-    for number in range(said):
+    for number in range(total):
         output.log("retention.removed", removed=number)
-    assert time.monotonic() - begun < 5, "nobody waited for it"
+    assert time.monotonic() - begun < 5, "logging does not wait for the journal"
     removed: list[int] = []
     dropped = 0
-    while len(removed) + dropped < said:
+    while len(removed) + dropped < total:
         line = journal.line()
         if line["EVENT"] == "log.dropped":
             assert line["PRIORITY"] == "3"
@@ -184,7 +184,7 @@ def test_a_hanging_journal_blocks_nobody_and_dropped_lines_are_counted_in_order(
             removed.append(int(line["REMOVED"]))
     assert dropped
     assert removed == sorted(removed)
-    assert journal.stdout.read_text() == "", "what came later would stand there before what waits"
+    assert journal.stdout.read_text() == "", "a later line there would precede lines that still wait in the queue"
 
 
 def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(

@@ -13,8 +13,8 @@ from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD
 
 SOURCE = Path(tminus.__file__).parent
-FAILURE = {"error", "traceback"}
-"""What `**failure(error)` gives."""
+ERROR_FIELDS = {"error", "traceback"}
+"""The fields that `**error_fields(error)` adds."""
 
 
 @dataclass
@@ -24,14 +24,14 @@ class Call:
     where: str
     names: set[str]
     fields: set[str]
-    knows_all: bool
-    """Whether the source shows all of its fields."""
+    is_complete: bool
+    """Whether the source shows the names of all its fields."""
 
 
 def _calls() -> Iterator[Call]:
     for path in sorted(SOURCE.rglob("*.py")):
         text = path.read_text()
-        if "log(" in text and path.name != "repeated.py":  # which hands names on
+        if "log(" in text and path.name != "repeated.py":  # it logs the names that its callers pass
             tree = ast.parse(text)
             yield from _calls_in(tree, tree, str(path.relative_to(SOURCE)))
 
@@ -55,7 +55,7 @@ def _name(function: ast.expr) -> str:
 def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
     name = node.args[0]
     values = [name]
-    if isinstance(name, ast.Name):  # assigned before, perhaps one of two
+    if isinstance(name, ast.Name):  # a variable, which may have one of several values
         values = [
             assigned.value
             for assigned in ast.walk(function)
@@ -67,8 +67,8 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
         for constant in ast.walk(value)
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     }
-    fields, knows_all = set[str](), True
-    if isinstance(node.func, ast.Attribute) and len(node.args) > 1:  # REPEATED.log
+    fields, is_complete = set[str](), True
+    if isinstance(node.func, ast.Attribute) and len(node.args) > 1:  # a call of REPEATED.log, which adds these
         fields |= {"count", "since", "last"}
     for keyword in node.keywords:
         if keyword.arg is not None:
@@ -76,19 +76,19 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
         elif isinstance(keyword.value, ast.Dict):
             fields |= {str(key.value) for key in keyword.value.keys if isinstance(key, ast.Constant)}
         elif _name(getattr(keyword.value, "func", keyword.value)) == "error_fields":
-            fields |= FAILURE
+            fields |= ERROR_FIELDS
         else:
-            knows_all = False
-    if {"count", "remote_ip"} <= fields:  # of IPv6
+            is_complete = False
+    if {"count", "remote_ip"} <= fields:  # a line about an IPv6 address also has its network
         fields.add("network")
-    return Call(where, names, fields, knows_all)
+    return Call(where, names, fields, is_complete)
 
 
 CALLS = list(_calls())
 
 
 def test_the_source_contains_calls_of_log() -> None:
-    assert len(CALLS) > 20, "or this test looks in the wrong place"
+    assert len(CALLS) > 20, "the search finds too few calls of log"
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.where)
@@ -108,7 +108,7 @@ def test_every_entry_of_the_catalogue_is_logged_somewhere() -> None:
 @pytest.mark.parametrize("name", LOG_LINES)
 def test_every_field_of_an_entry_is_filled_by_some_call(name: str) -> None:
     calls = [call for call in CALLS if name in call.names]
-    if all(call.knows_all for call in calls):
+    if all(call.is_complete for call in calls):
         assert set[str]().union(*(call.fields for call in calls)) == set(LOG_LINES[name].fields)
     else:
         assert set[str]().union(*(call.fields for call in calls)) <= set(LOG_LINES[name].fields)

@@ -47,8 +47,8 @@ def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> FeedEvent:
     return FeedEvent(event, session(external_mapping="INC0010001"))
 
 
-def say_event(told: FeedEvent) -> None:
-    output.log_events([told], lambda _ok: None)
+def log_event(event: FeedEvent) -> None:
+    output.log_events([event], lambda _ok: None)
 
 
 def test_a_line_has_time_level_name_message_and_fields(log_lines: LogLines) -> None:
@@ -72,13 +72,13 @@ def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLine
 
 
 def test_the_line_of_an_event_has_session_record_statuses_and_lag(log_lines: LogLines) -> None:
-    say_event(_ready(timedelta(milliseconds=7)))
+    log_event(_ready(timedelta(milliseconds=7)))
     [line] = log_lines()
-    told = {
+    found = {
         name: line[name]
         for name in ("event", "session_id", "external_key", "previous_status", "status", "lag_ms", "actor")
     }
-    assert told == {
+    assert found == {
         "event": "session.ready",
         "session_id": "xoKwKRBrbwRF",
         "external_key": "INC0010001",
@@ -89,13 +89,13 @@ def test_the_line_of_an_event_has_session_record_statuses_and_lag(log_lines: Log
     }
 
 
-def test_late_transitions_are_one_warning_for_each_sweep(log_lines: LogLines) -> None:
-    say_event(_ready(timedelta(hours=1)))
+def test_the_line_of_a_late_transition_has_the_level_info(log_lines: LogLines) -> None:
+    log_event(_ready(timedelta(hours=1)))
     assert [(line["level"], line["lag_ms"]) for line in log_lines()] == [("info", 3_600_000)]
 
 
 def test_a_truncated_line_has_its_time_level_and_name(log_lines: LogLines) -> None:
-    say_event(_ready(timedelta(0)))
+    log_event(_ready(timedelta(0)))
     output.log("retention.removed", removed=1)
     assert [list(line)[:5] for line in log_lines()] == [["ts", "level", "event", "instance", "message"]] * 2
 
@@ -131,24 +131,24 @@ def test_an_exception_is_logged_in_one_line_with_its_location() -> None:
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
-        told = output.error_fields(error)
-    assert told["error"] == "ValueError: first second"
-    assert told["traceback"].startswith("test_an_exception_is_logged_in_one_line_with_its_location (")
+        fields = output.error_fields(error)
+    assert fields["error"] == "ValueError: first second"
+    assert fields["traceback"].startswith("test_an_exception_is_logged_in_one_line_with_its_location (")
 
 
 def test_on_a_terminal_the_name_and_the_message_come_first(log_lines: LogLines) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     output.configure("info", "console", stream)
-    say_event(_ready(timedelta(0)))
+    log_event(_ready(timedelta(0)))
     output.flush(10)
     written = stream.buffer.getvalue().decode("latin-1")
     assert r"session.ready: Session xoKwKRBrbwRF \u201cAda\u2019s meeting\u201d is open" in written
-    assert socket.gethostname() not in written, "there is one daemon on a terminal"
+    assert socket.gethostname() not in written, "on a terminal, the instance is left out"
 
 
 @pytest.fixture
 def terminal(log_lines: LogLines) -> Callable[[], str]:
-    """The log on a terminal; call it to get the text so far."""
+    """Write the log to a terminal, and return a function that returns the text so far."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     output.configure("info", "console", stream)
 
@@ -160,7 +160,7 @@ def terminal(log_lines: LogLines) -> Callable[[], str]:
 
 
 def test_on_a_terminal_a_line_has_its_date_and_zone(terminal: Callable[[], str]) -> None:
-    say_event(_ready(timedelta(0)))
+    log_event(_ready(timedelta(0)))
     assert terminal().startswith(NOW.isoformat(timespec="milliseconds").replace("+00:00", "Z") + " ")
 
 
@@ -168,19 +168,19 @@ def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[
     counts = {"scheduled": 2, "new": 0}
     files = {"config_files": ["a.toml", "b.toml"], "config": "a.toml", "config_fingerprint": "0"}
     output.log("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
-    said = terminal()
-    assert "sessions.scheduled=2" in said
-    assert "sessions.new=0" in said
-    assert "config_files=a.toml,b.toml" in said
-    assert "inherited" not in said
-    assert not set("{}[]'") & set(said.partition("]")[2])
+    text = terminal()
+    assert "sessions.scheduled=2" in text
+    assert "sessions.new=0" in text
+    assert "config_files=a.toml,b.toml" in text
+    assert "inherited" not in text
+    assert not set("{}[]'") & set(text.partition("]")[2])
 
 
 def test_on_a_terminal_untrusted_text_is_escaped(terminal: Callable[[], str]) -> None:
     output.log("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
-    said = terminal()
-    assert r"x: \x1b[2J\u202egone" in said
-    assert r"traceback=\x9b31m" in said
+    text = terminal()
+    assert r"x: \x1b[2J\u202egone" in text
+    assert r"traceback=\x9b31m" in text
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_log_that_cannot_be_written_raises_nothing(full_disk: TextIO) -> None:
     with pytest.raises(OSError, match="No space left"):
         print("x" * 100_000, file=full_disk, flush=True)
     output.log("retention.removed", removed=3)
-    say_event(_ready(timedelta(0)))
+    log_event(_ready(timedelta(0)))
     logging.getLogger("some.library").error("no")
 
 
@@ -261,8 +261,8 @@ def test_after_a_torn_line_a_file_continues_on_a_new_line(tmp_path: Path, alread
     assert "" not in file.read_text().splitlines()
 
 
-class _Kept:
-    """Keeps the lines that are written."""
+class _StoredLines:
+    """A destination that stores the written lines."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -275,8 +275,8 @@ class _Kept:
 def test_lines_survive_an_exception_in_the_writer_and_an_ended_thread_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = _Kept()
-    writer = LogWriter(kept, lambda lines, since: {"lines": lines, "since": since})
+    stored = _StoredLines()
+    writer = LogWriter(stored, lambda lines, since: {"lines": lines, "since": since})
     with monkeypatch.context() as patched:
         patched.setattr(LogWriter, "_run", lambda _self: None)
         writer.put({"number": 1})
@@ -294,5 +294,5 @@ def test_lines_survive_an_exception_in_the_writer_and_an_ended_thread_is_replace
     monkeypatch.setattr(threads, "RESTART_DELAY", 0.0)
     writer.put({"number": 2})
     assert writer.flush(30)
-    assert kept.lines == [{"number": 1}, {"number": 2}]
+    assert stored.lines == [{"number": 1}, {"number": 2}]
     assert (failures, writer.dropped) == ([], 0)

@@ -31,7 +31,7 @@ def monotonic(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return moved
 
 
-def limited(counted: Repeated, address: str) -> None:
+def log_limited(counted: Repeated, address: str) -> None:
     counted.log("auth.limited", address, remote_ip=address, request_id="r")
 
 
@@ -41,7 +41,7 @@ def test_a_line_has_the_times_of_the_first_and_the_last_that_it_counts(
     counted = Repeated()
     for second in range(4):
         monkeypatch.setattr(clock, "now", lambda second=second: NOW + timedelta(seconds=second))
-        limited(counted, "192.0.2.1")
+        log_limited(counted, "192.0.2.1")
     monotonic.now += repeated.INTERVAL
     counted.write()
     first, others = log_lines()
@@ -57,8 +57,8 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
 ) -> None:
     counted = Repeated()
     for _ in range(100_000):
-        limited(counted, "192.0.2.1")
-    limited(counted, "192.0.2.2")
+        log_limited(counted, "192.0.2.1")
+    log_limited(counted, "192.0.2.2")
     monotonic.now += repeated.INTERVAL - 1
     counted.write()
     assert [(line["remote_ip"], line["count"]) for line in log_lines()] == [("192.0.2.1", 1), ("192.0.2.2", 1)]
@@ -68,20 +68,20 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
     assert (line["remote_ip"], line["count"], line["request_id"]) == ("192.0.2.1", 99_999, "r")
     assert line["message"].startswith("too many wrong tokens from 192.0.2.1, requests refused: 99999 since 2")
     assert line["since"] <= line["last"] <= line["ts"]
-    limited(counted, "192.0.2.1")
+    log_limited(counted, "192.0.2.1")
     assert len(log_lines()) == 3, "still within the next minute"
     monotonic.now += repeated.INTERVAL
     counted.write()
     monotonic.now += repeated.INTERVAL
     counted.write()
-    limited(counted, "192.0.2.1")
+    log_limited(counted, "192.0.2.1")
     assert [line["count"] for line in log_lines()[3:]] == [1, 1]
 
 
 def test_too_many_addresses_are_counted_together(log_lines: LogLines, monotonic: Clock) -> None:
     counted = Repeated()
     for number in range(3 * repeated.MAX_COUNTS):
-        limited(counted, f"10.0.{number // 256}.{number % 256}")
+        log_limited(counted, f"10.0.{number // 256}.{number % 256}")
     assert len(log_lines()) == repeated.MAX_COUNTS + 1
     counted.write(everything=True)
     assert (log_lines()[-1]["remote_ip"], log_lines()[-1]["count"]) == ("(others)", 2 * repeated.MAX_COUNTS - 1)
@@ -90,7 +90,7 @@ def test_too_many_addresses_are_counted_together(log_lines: LogLines, monotonic:
 def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) -> None:
     counted = Repeated()
     for number in range(10):
-        limited(counted, f"2001:db8::{number:x}")
+        log_limited(counted, f"2001:db8::{number:x}")
     assert len(log_lines()) == 1
 
 
@@ -102,8 +102,8 @@ def test_the_message_of_a_repeated_line_has_its_count(name: str) -> None:
 def test_a_line_about_ipv6_names_the_network_that_was_counted(log_lines: LogLines, monotonic: Clock) -> None:
     counted = Repeated()
     for last in range(1, 10):
-        limited(counted, f"2001:db8::{last}")
-    limited(counted, "192.0.2.1")
+        log_limited(counted, f"2001:db8::{last}")
+    log_limited(counted, "192.0.2.1")
     counted.write(everything=True)
     first, other, rest = log_lines()
     assert (first["remote_ip"], first["network"], first["count"]) == ("2001:db8::1", "2001:db8::/64", 1)
@@ -111,18 +111,18 @@ def test_a_line_about_ipv6_names_the_network_that_was_counted(log_lines: LogLine
     assert "network" not in other
 
 
-def test_what_is_counted_can_be_asked_until_a_minute_has_passed_without_any(
+def test_recent_returns_the_count_until_a_minute_has_passed_without_a_line(
     log_lines: LogLines, monotonic: Clock
 ) -> None:
     counted = Repeated()
     assert counted.recent("auth.limited", "2001:db8::1") == 0
     for _ in range(3):
-        limited(counted, "2001:db8::1")
+        log_limited(counted, "2001:db8::1")
     assert counted.recent("auth.limited", "2001:db8::9") == 3, "the /64 counts as one address"
     assert counted.recent("auth.failed", "2001:db8::1") == counted.recent("auth.limited", "192.0.2.1") == 0
     monotonic.now += repeated.INTERVAL
     counted.write()
-    limited(counted, "2001:db8::1")
+    log_limited(counted, "2001:db8::1")
     assert counted.recent("auth.limited", "2001:db8::1") == 4, "the number of the minute before is kept"
     for _ in range(2):
         monotonic.now += repeated.INTERVAL

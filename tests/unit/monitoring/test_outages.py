@@ -14,7 +14,7 @@ LogLines = Callable[[], list[dict[str, Any]]]
 
 
 class Machine:
-    """A monotonic clock and a running write, which a test sets."""
+    """What `Outages` reads and counts. A test sets the monotonic clock and the seconds of the current write."""
 
     now = 1000.0
     writing = 0.0
@@ -84,7 +84,7 @@ def test_an_outage_that_has_just_ended_when_the_daemon_stops_is_reported(
 
 
 @pytest.mark.parametrize(("seconds", "cause"), [(1.2, "read held up"), (0.1, None)])
-def test_a_blocked_write_of_the_scheduler_is_the_cause_of_late_transitions(
+def test_a_blocked_read_of_the_scheduler_is_the_cause_of_late_transitions(
     watched: Outages, machine: Machine, seconds: float, cause: str | None
 ) -> None:
     with watched.during("read"):
@@ -98,9 +98,7 @@ def test_a_failed_read_of_the_scheduler_is_the_cause_of_late_transitions(watched
     assert watched.cause(timedelta(seconds=2)) == "database not readable"
 
 
-def test_an_outage_counts_from_when_the_write_that_failed_was_begun(
-    watched: Outages, machine: Machine, log_lines: LogLines
-) -> None:
+def test_an_outage_begins_when_the_failed_write_began(watched: Outages, machine: Machine, log_lines: LogLines) -> None:
     machine.writing = 10.0
     watched.health("no answer within 10 s, given up")
     machine.now += 2

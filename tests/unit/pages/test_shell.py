@@ -1,4 +1,4 @@
-"""The page as it is rendered."""
+"""The rendered pages."""
 
 import re
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7
 
 
 class Elements(HTMLParser):
-    """All elements and their attributes."""
+    """Collects the elements of a page and their attributes."""
 
     def __init__(self, page: bytes) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def test_every_loaded_file_exists() -> None:
 
 
 def test_scripts_never_set_markup() -> None:
-    """Labels and names come from others; the page sets them as text."""
+    """Labels and names are untrusted: the page sets them as text."""
     for name, one in pages.ASSETS.items():
         assert not re.search(
             rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", one.content

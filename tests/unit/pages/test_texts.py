@@ -39,14 +39,14 @@ def test_a_translation_has_the_same_values_in_it(language: str) -> None:
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 def test_a_refused_name_is_explained_with_the_limit_in_force(language: str) -> None:
-    assert "{length}" in keys(language)["say.name_refused"], "`limits.participant_name` sets it"
+    assert "{length}" in keys(language)["say.name_refused"], "`limits.participant_name` sets the limit"
     assert 'text("name_refused", { length: nameInput.maxLength })' in CODE
 
 
 @pytest.mark.parametrize("key", keys("en"))
 def test_every_text_is_used(key: str) -> None:
     section, _, name = key.partition(".")
-    # Sections of the macro `simple` are named once, with the name of their button.
+    # The macro `simple` takes the name of a section, and uses its heading and its lead.
     in_macro = f'simple("{section}"' in CODE and name in ("heading", "lead")
     in_script = section in ("say", "desk") and f'"{name}"' in CODE
     # The macro `group` of the agents' page names its three lists.

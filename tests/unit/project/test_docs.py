@@ -30,7 +30,7 @@ def page(name: str) -> str:
 
 
 def rows(text: str) -> list[tuple[str, ...]]:
-    """Return the cells of every table row; the first cell without its code marks."""
+    """Return the cells of every table row; the first cell without its backquotes."""
     lines = (line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--"))
     cells = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     return [(first.strip("`"), *others) for first, *others in cells]
@@ -55,16 +55,16 @@ def test_the_answers_for_a_service_desk_name_lines_fields_and_refcodes_that_exis
     assert lines <= {*LOG_LINES, *EventType}
     meanings = " ".join(meaning for _, _, meaning in table)
     assert set(re.findall(r"\b1\d{5}\b", meanings)) <= {str(one.refcode) for one in RequestError.__subclasses__()}
-    said = " ".join(sentence for entry in CATALOGUE.values() for sentence in entry.sentences.values())
+    sentences = " ".join(sentence for entry in CATALOGUE.values() for sentence in entry.sentences.values())
     for words in re.findall(r"(?<!\*)\*([^*]+)\*", meanings):
-        assert words in said, words
+        assert words in sentences, words
 
 
 def test_the_diagram_in_the_readme_equals_that_of_the_state_machine() -> None:
     assert f"```mermaid\n{mermaid()}\n```" in page("README.md")
 
 
-def test_the_machine_draws_the_transition_table() -> None:
+def test_the_diagram_has_every_transition_and_no_other() -> None:
     edges = re.findall(r"^    (\[\*\]|\w+) --> (\w+): (.+)$", mermaid(), re.MULTILINE)
 
     drawn = {(source, dest, trigger) for source, dest, triggers in edges for trigger in triggers.split(" | ")}
@@ -85,11 +85,11 @@ def test_every_role_is_in_the_api_page() -> None:
 def test_the_tables_of_the_events_page_are_the_catalogue() -> None:
     text = page("docs/events.md")
 
-    assert reference.written(text) == text, "`make docs` writes them anew"
+    assert reference.written(text) == text, "run `make docs`"
 
 
 def test_the_mapping_for_elasticsearch_has_every_field_of_the_log_and_no_other() -> None:
-    assert reference.mapping() == reference.MAPPING.read_text(), "`make docs` writes it"
+    assert reference.mapping() == reference.MAPPING.read_text(), "run `make docs`"
     assert set(json.loads(reference.mapping())["template"]["mappings"]["properties"]) == set(FIELDS)
 
 
@@ -99,7 +99,7 @@ def test_the_fields_to_search_sessions_by_are_metadata_for_loki() -> None:
     labels, metadata = set(stages["labels"]), set(stages["structured_metadata"])
     found = set(stages["json"]["expressions"])
     assert found == labels | metadata | {"ts"}
-    assert labels == {"level", "event"}, "each value of a label is a stream"
+    assert labels == {"level", "event"}, "Loki keeps a stream for each combination of label values"
     assert found <= set(FIELDS)
     keywords = {name for name in (*HEAD, *EVENT_FIELDS) if FIELDS[name].kind is Kind.KEYWORD}
     assert keywords <= found
@@ -129,7 +129,7 @@ def test_every_link_of_a_page_has_a_target(name: str) -> None:
 
 
 def anchors(name: str) -> set[str]:
-    """Return the anchors of a page: its headings in the form of GitHub."""
+    """Return the anchors of a page: its headings, in the form that GitHub uses."""
     prose = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
@@ -162,15 +162,15 @@ def test_the_readme_is_short_and_shows_the_command() -> None:
 
     assert len(text.splitlines()) <= 150
     assert "](docs/watch.svg)" in text
-    assert "Open: 2" in page("docs/watch.svg").replace("&#160;", " "), "`make picture` makes it"
-    assert "http" not in page("docs/watch.svg").replace("http://www.w3.org/2000/svg", ""), "it loads nothing"
+    assert "Open: 2" in page("docs/watch.svg").replace("&#160;", " "), "run `make picture`"
+    assert "http" not in page("docs/watch.svg").replace("http://www.w3.org/2000/svg", ""), "it loads no other file"
 
 
 def test_the_readme_shows_three_pictures_of_the_page_for_people_who_were_invited() -> None:
     shown = re.findall(r"!\[[^\]]+\]\((docs/[\w-]+\.png)\)", page("README.md"))
 
     assert shown == sorted(shown, key=["docs/page-early.png", "docs/page-door.png", "docs/page-in.png"].index)
-    assert {ROOT / name for name in shown} == set(ROOT.glob("docs/*.png")), "`make picture` makes them"
+    assert {ROOT / name for name in shown} == set(ROOT.glob("docs/*.png")), "run `make picture`"
     for name in shown:
         content = (ROOT / name).read_bytes()
         assert content.startswith(b"\x89PNG")

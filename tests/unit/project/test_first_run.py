@@ -23,7 +23,7 @@ if sys.argv[1:3] == ["-m", "venv"]:
 if sys.argv[1] == "-c" and {too_old}:
     sys.exit(1)
 """
-"""Stands in for Python, pip and tminus: what they do takes a minute, and prints nothing."""
+"""A stand-in for Python, pip and tminus, which would take a minute. It prints nothing."""
 
 
 def _make_run(folder: Path, *, too_old: bool = False) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""The links of sessions, and those that a client of the original builds from the API's data."""
+"""The links of sessions, and the links that a client of the original product builds from the API's data."""
 
 from datetime import UTC, datetime
 
@@ -14,8 +14,8 @@ NOW = datetime(2030, 1, 7, 9, tzinfo=UTC)
 MONITOR = Caller(agent_id=11, name="M", external_id="", roles=frozenset({Role.MONITOR}))
 
 
-def as_the_original_builds_them(settings: Settings, session_id: str, pin: int, secret: str) -> dict[str, str]:
-    """Build links from `widgetConfig` and the deployments, as the original's SDK does."""
+def links_of_the_sdk(settings: Settings, session_id: str, pin: int, secret: str) -> dict[str, str]:
+    """Build links from `widgetConfig` and the deployments, as the SDK of the original product does."""
     config = answers.widget_config(settings)["widgetConfig"]
     (deployment,) = answers.cobrowse_deployments(settings, NOW, NOW)
     return {
@@ -48,7 +48,7 @@ def test_links_keep_the_path_and_the_file_of_the_configured_url(user_url: str, p
     urls = server.urls()
     assert (urls.user_page, urls.pin_page) == (page, pin)
     assert urls.host_page == "https://integration.example.com/viewer/index.html"
-    built = as_the_original_builds_them(settings, "HUiUti", 137143, "s")
+    built = links_of_the_sdk(settings, "HUiUti", 137143, "s")
     assert built == {
         "support": f"{pin}137143",
         "support host": "https://integration.example.com/viewer/index.html?HUiUti#token=s",
@@ -59,11 +59,11 @@ def test_links_keep_the_path_and_the_file_of_the_configured_url(user_url: str, p
     }
 
 
-@pytest.mark.parametrize("behind", ["?HUiUti", "137143"])
+@pytest.mark.parametrize("suffix", ["?HUiUti", "137143"])
 @pytest.mark.parametrize("page", ["https://e.com/", "https://e.com/a/b/", "https://e.com/join/index.html"])
-def test_callers_who_may_not_see_the_pin_get_a_link_with_the_id(page: str, behind: str) -> None:
-    behind = behind if page.endswith("/") or behind.startswith("?") else f"?{behind}"
-    session = factories.session(id="HUiUti", pin=137143, user_url=f"{page}{behind}")
+def test_callers_who_may_not_see_the_pin_get_a_link_with_the_id(page: str, suffix: str) -> None:
+    suffix = suffix if page.endswith("/") or suffix.startswith("?") else f"?{suffix}"
+    session = factories.session(id="HUiUti", pin=137143, user_url=f"{page}{suffix}")
     assert answers.session(session, MONITOR, NOW)["urls"] == {"user": f"{page}?HUiUti"}
     downloads = answers.pin_meta(session)["client_info"]
     assert set(downloads.values()) == {page if page.endswith("/") else f"{page}?"}

@@ -174,16 +174,16 @@ def test_the_daemon_uses_every_setting() -> None:
     assert not unused, f"config/settings.py: nothing reads {unused}"
 
 
-def test_something_sets_every_metric() -> None:
+def test_every_metric_is_set() -> None:
     tree = ast.parse((PACKAGE / "monitoring" / "metrics.py").read_text())
     (metrics,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Metrics")
     nodes = [
         node for node in ast.walk(metrics) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
     ]
-    kept = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)}
+    assigned = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)}
 
-    unset = kept - attributes_read()
-    assert len(kept) > 10
+    unset = assigned - attributes_read()
+    assert len(assigned) > 10
     assert not unset, f"monitoring/metrics.py: nothing sets {unset}"
 
 
@@ -203,40 +203,40 @@ def test_every_command_is_in_the_catalogue() -> None:
     groups = (catalogue.COMMANDS, *(group.commands for group in catalogue.GROUPS.values()))
     listed = {(entry.module, entry.function) for entries in groups for entry in entries.values()}
     modules = [file.stem for file in sorted(PACKAGE.glob("cli/*.py")) if not file.stem.startswith("__")]
-    made = {
+    defined = {
         (module, function)
         for module in modules
         for function, value in vars(import_module(f"tminus.cli.{module}")).items()
         if isinstance(value, click.Command)
     }
 
-    assert not made - listed, f"cli/catalogue.py: no entry of COMMANDS or GROUPS names {made - listed}"
-    assert not listed - made, f"cli/: a module lacks the function that cli/catalogue.py names: {listed - made}"
+    assert not defined - listed, f"cli/catalogue.py: no entry of COMMANDS or GROUPS names {defined - listed}"
+    assert not listed - defined, f"cli/: a module lacks the function that cli/catalogue.py names: {listed - defined}"
 
 
 def test_the_scheduler_runs_every_source_of_deadlines() -> None:
     modules = [file for file in sorted(PACKAGE.rglob("*.py")) if file.name != "sources.py"]
-    having = {
+    defined = {
         file.stem
         for file in modules
         if {"next_due", "do_due"} <= {one.name for one in ast.parse(file.read_text()).body if hasattr(one, "name")}
     }
     run = {vars(source)["__name__"].rpartition(".")[2] for source in sources.SOURCES}
 
-    assert having == run, f"scheduler/sources.py: SOURCES must have {sorted(having)}"
+    assert defined == run, f"scheduler/sources.py: SOURCES must have {sorted(defined)}"
     assert len(run) == len(sources.SOURCES)
 
 
 def test_a_route_calls_every_command_of_a_caller() -> None:
     files = [PACKAGE / "sessions" / f"{name}.py" for name in ("commands", "participants")]
-    written = {f"{file.stem}.{one.name}" for file in files for one in ast.parse(file.read_text()).body
+    commands = {f"{file.stem}.{one.name}" for file in files for one in ast.parse(file.read_text()).body
                if isinstance(one, ast.FunctionDef) and one.args.args and one.args.args[0].arg == "tx"
                and not one.name.startswith("_")}  # fmt: skip
     trees = [ast.parse(file.read_text()) for file in PACKAGE.glob("api/*.py")]
     called = {ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
-    uncalled = sorted(written - called)
-    assert len(written) > 5
+    uncalled = sorted(commands - called)
+    assert len(commands) > 5
     assert not uncalled, f"api/: no route calls {uncalled}; add one, for a session in api/routes_sessions.py"
 
 

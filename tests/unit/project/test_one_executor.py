@@ -11,7 +11,7 @@ PACKAGE = Path(tminus.__file__).parent
 EXECUTOR = "storage/transitions.py"
 
 OTHER_STATUS = "delivery/"
-"""Here a status is that of an HTTP response."""
+"""In these modules, a status is that of an HTTP response."""
 
 
 def writes_of_status(tree: ast.AST) -> Iterator[int]:

@@ -12,7 +12,7 @@ MIGRATIONS = PACKAGE / "storage" / "migrations"
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Return all modules except migrations, which must not change and have literals of their own."""
+    """Yield the name and the tree of each module, except of migrations, whose literals must not change."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if MIGRATIONS not in path.parents:
             yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())

@@ -9,41 +9,41 @@ import pytest
 import tminus
 from tminus.domain.model import AgentSession
 
-ROOMS = Path(tminus.__file__).parent
+PACKAGE = Path(tminus.__file__).parent
 SECRETS = {"token", "session_token", "secret", "credentials"}
-"""What a token is called wherever the daemon holds one as it was sent."""
+"""The names of variables and fields that hold a token in clear text."""
 
-LOOKS = {"startswith", "endswith", "find", "index", "count", "match", "fullmatch", "search", "get", "compare_digest"}
-"""Calls whose time may depend on how much of a text is like another."""
+METHODS = {"startswith", "endswith", "find", "index", "count", "match", "fullmatch", "search", "get", "compare_digest"}
+"""Methods whose running time may depend on how much of two texts is equal."""
 
 
-def named(node: ast.AST) -> set[str]:
+def names_in(node: ast.AST) -> set[str]:
     """Return the names in an expression, except those that are hashed first."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_digest":
         return set()
     own = {node.id} if isinstance(node, ast.Name) else {node.attr} if isinstance(node, ast.Attribute) else set()
-    return own.union(*(named(child) for child in ast.iter_child_nodes(node)))
+    return own.union(*(names_in(child) for child in ast.iter_child_nodes(node)))
 
 
-def compared(source: str) -> Iterator[tuple[int, str]]:
-    """Return the places where a token in clear text is compared, is a key, or is the subject of a `match`."""
+def comparisons(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each token in clear text that is compared, is a key, or is the subject of a `match`."""
     for node in ast.walk(ast.parse(source)):
-        looked_at: list[ast.AST] = []
+        parts: list[ast.AST] = []
         if isinstance(node, ast.Compare):
-            looked_at = [node]
+            parts = [node]
         elif isinstance(node, ast.Subscript):
-            looked_at = [node.slice]
+            parts = [node.slice]
         elif isinstance(node, ast.Match):
-            looked_at = [node.subject]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOOKS:
-            looked_at = [node.func.value, *node.args]
-        for part in looked_at:
-            yield from ((part.lineno, name) for name in named(part) & SECRETS)  # type: ignore[attr-defined]
+            parts = [node.subject]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+            parts = [node.func.value, *node.args]
+        for part in parts:
+            yield from ((part.lineno, name) for name in names_in(part) & SECRETS)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("file", sorted((ROOMS / "api").glob("*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((PACKAGE / "api").glob("*.py")), ids=lambda file: file.name)
 def test_the_api_compares_no_token(file: Path) -> None:
-    assert list(compared(file.read_text())) == []
+    assert list(comparisons(file.read_text())) == []
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_the_api_compares_no_token(file: Path) -> None:
     ],
 )
 def test_the_search_finds_a_comparison_of_a_token(line: str) -> None:
-    assert list(compared(line))
+    assert list(comparisons(line))
 
 
 @pytest.mark.parametrize("line", ["agents.get(_digest(token))", "_digest(token) == known", "if not token: pass"])
 def test_a_digest_may_be_compared(line: str) -> None:
-    assert list(compared(line)) == []
+    assert list(comparisons(line)) == []
 
 
 def test_only_digests_of_an_agent_sessions_secrets_are_stored() -> None:
-    kept = {name for name in AgentSession.model_fields if "secret" in name or "token" in name}
-    assert kept == {"secret_sha256", "token_sha256"}
+    stored = {name for name in AgentSession.model_fields if "secret" in name or "token" in name}
+    assert stored == {"secret_sha256", "token_sha256"}

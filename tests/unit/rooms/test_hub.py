@@ -1,4 +1,4 @@
-"""The checks that the hub repeats."""
+"""The periodic checks of the hub."""
 
 import asyncio
 from types import SimpleNamespace
@@ -10,14 +10,14 @@ from tminus.rooms import hub
 from tminus.rooms.hub import Hub
 
 
-class Reads:
-    """The queries of a hub, of which the first one fails as no query ever should."""
+class Queries:
+    """The queries of a hub. The first one raises an unexpected error."""
 
     def __init__(self) -> None:
         self.number = 0
         self.repeated = asyncio.Event()
 
-    async def query(self, _look: Any, _session_id: str | None = None) -> Any:
+    async def query(self, _query: Any, _session_id: str | None = None) -> Any:
         self.number += 1
         if self.number == 1:
             raise ValueError("a defect")
@@ -31,12 +31,12 @@ def test_a_defect_ends_neither_the_lease_nor_the_checks(monkeypatch: pytest.Monk
     monkeypatch.setattr(hub, "log", lambda name, **_fields: logged.append(name))
 
     async def check() -> None:
-        reads = Reads()
+        queries = Queries()
         metrics = SimpleNamespace(room_connections={})
-        dependencies: Any = SimpleNamespace(draining=False, metrics=metrics, query=reads.query)
-        keeping = asyncio.create_task(Hub(dependencies)._keep_checking())
-        await asyncio.wait_for(reads.repeated.wait(), 10)
-        keeping.cancel()
+        dependencies: Any = SimpleNamespace(draining=False, metrics=metrics, query=queries.query)
+        task = asyncio.create_task(Hub(dependencies)._keep_checking())
+        await asyncio.wait_for(queries.repeated.wait(), 10)
+        task.cancel()
 
     asyncio.run(check())
     assert logged == ["room.failed"]

@@ -1,4 +1,4 @@
-"""The messages of rooms: what is read, and that nothing else is."""
+"""The messages of rooms: which are accepted, and which are refused."""
 
 import contextlib
 import json

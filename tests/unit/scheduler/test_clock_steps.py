@@ -31,13 +31,13 @@ class Calls:
 
 @pytest.fixture
 def set_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function that sets the wall clock back by an hour. The clocks are compared often."""
+    """Compare the clocks every 20 ms, and return a function that sets the wall clock back by an hour."""
     monkeypatch.setattr(clock_steps, "INTERVAL", timedelta(milliseconds=20))
-    wall, ahead = clock.outside, [timedelta(0)]
-    monkeypatch.setattr(clock, "outside", lambda: wall() + ahead[0])
+    wall, offset = clock.outside, [timedelta(0)]
+    monkeypatch.setattr(clock, "outside", lambda: wall() + offset[0])
 
     def set_back() -> None:
-        ahead[0] = -HOUR
+        offset[0] = -HOUR
 
     return set_back
 

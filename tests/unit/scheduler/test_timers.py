@@ -49,7 +49,7 @@ def running(tick: Callable[[], datetime | None], jobs: timers.PeriodicJobs | Non
 
 @pytest.fixture
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the sweep so slow that it cannot have caused what the test observes."""
+    """Make the sweep so rare that it does not run during the test."""
     monkeypatch.setattr(timers, "SWEEP", HOUR)
 
 
@@ -75,11 +75,11 @@ def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
 def test_timers_do_not_depend_on_the_local_time_zone(
     no_sweep: None, monkeypatch: pytest.MonkeyPatch, zone: str | None
 ) -> None:
-    def asked() -> None:
-        raise AssertionError("somebody has asked for the local zone")
+    def fail_lookup() -> None:
+        raise AssertionError("APScheduler has looked up the local time zone")
 
     for module in (apscheduler.schedulers.base, apscheduler.triggers.date):
-        monkeypatch.setattr(module, "get_localzone", asked)
+        monkeypatch.setattr(module, "get_localzone", fail_lookup)
     if zone is None:
         monkeypatch.delenv("TZ", raising=False)
     else:
@@ -99,7 +99,7 @@ def test_timers_do_not_depend_on_the_local_time_zone(
 
 def test_apscheduler_has_the_main_loop_that_timers_override() -> None:
     found = [kind.__name__ for kind in timers._Scheduler.__mro__[1:] if "_main_loop" in vars(kind)]
-    assert found, "APScheduler has no _main_loop any more: timers._Scheduler restarts its thread by another way"
+    assert found, "APScheduler no longer has _main_loop: timers._Scheduler needs another way to restart its thread"
 
 
 def test_the_tick_runs_at_once_for_a_deadline_in_the_past(no_sweep: None) -> None:
@@ -140,7 +140,7 @@ def test_a_past_deadline_that_a_tick_returns_is_left_to_the_sweep(no_sweep: None
     with running(tick) as started:
         started.set_deadline(clock.now())
         eventually(lambda: tick.at)
-        started._scheduler.add_job(later.set)  # behind it in the same queue
+        started._scheduler.add_job(later.set)  # in the same queue, so it runs after any further tick
         assert later.wait(10)
     assert len(tick.at) == 1, "a timer in the past would fire for ever"
 
@@ -236,19 +236,19 @@ def test_the_log_has_the_drivers_error_for_an_unreachable_database(quick_sweep: 
 
 
 def test_another_failure_or_one_after_a_success_is_logged_again(quick_sweep: None, log_lines: LogLines) -> None:
-    answers: list[Exception | None] = [OSError("a"), OSError("a"), OSError("b"), None, OSError("b")]
+    outcomes: list[Exception | None] = [OSError("a"), OSError("a"), OSError("b"), None, OSError("b")]
     runs: list[int] = []
 
     def tick() -> None:
         runs.append(1)
-        answer = answers.pop(0) if answers else None
-        if answer is not None:
-            raise answer
+        outcome = outcomes.pop(0) if outcomes else None
+        if outcome is not None:
+            raise outcome
 
     with running(tick):
         eventually(lambda: len(runs) > 5)
-    told = [line.get("error", line["event"]) for line in log_lines()]
-    assert told == ["OSError: a", "OSError: b", "clock.recovered", "OSError: b", "clock.recovered"]
+    logged = [line.get("error", line["event"]) for line in log_lines()]
+    assert logged == ["OSError: a", "OSError: b", "clock.recovered", "OSError: b", "clock.recovered"]
 
 
 def test_a_failed_tick_loses_no_deadline(no_sweep: None, log_lines: LogLines) -> None:
@@ -347,7 +347,7 @@ def test_a_job_runs_although_the_timers_are_reset_often(set_again: Callable[[Tim
 
     with running(Ticks(), {"retention": (timedelta(milliseconds=200), done)}) as started:
         eventually(lambda: done_twice(started))
-    assert done.at[1] - done.at[0] > timedelta(milliseconds=150), "and no more often than it should be"
+    assert done.at[1] - done.at[0] > timedelta(milliseconds=150), "no more often than its interval"
 
 
 def test_a_job_is_rescheduled_when_its_interval_changes(no_sweep: None) -> None:

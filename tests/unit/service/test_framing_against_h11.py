@@ -1,6 +1,6 @@
-"""Our HTTP/1.1 parser and h11: requests that both accept are parsed alike, and h11 accepts all that ours accepts.
+"""Our HTTP/1.1 parser and h11: h11 accepts every request that our parser accepts, and parses it alike.
 
-Two things are the other way round, and written down in `LAXER`: h11 refuses them, and RFC 9112 allows them.
+`LAXER` has the two exceptions: requests that h11 refuses, although RFC 9112 allows them.
 """
 
 import re
@@ -16,7 +16,7 @@ from tminus.service.http_parser import Head, Malformed, Parser
 
 LAXER = {
     "empty lines before a request (2.2)": b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a trailer that would decide in a head (7.1.2)": (
+    "a trailer that would be a framing header in a head (7.1.2)": (
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: x\r\n\r\n"
     ),
 }
@@ -32,7 +32,7 @@ class Request:
     body: bytes = b""
     is_whole: bool = False
     has_odd_trailer: bool = False
-    """Whether h11 refuses it for a trailer that decides nothing."""
+    """Whether h11 refuses it for a trailer that has no effect on its framing."""
 
 
 class Ours:
@@ -123,11 +123,11 @@ def compare(data: bytes, cuts: list[int]) -> None:
             assert (mine.body, mine.is_whole) == (its.body, its.is_whole)
 
 
-# --- near the valid ---------------------------------------------------------------------------------------------------
+# --- almost valid requests --------------------------------------------------------------------------------------------
 
 
 def mostly(right: bytes, *wrong: bytes) -> st.SearchStrategy[bytes]:
-    """Return the valid value except once in sixty, so that many requests with twenty such places are valid."""
+    """Generate the valid value, but a wrong one once in 60: so many requests with 20 such parts are valid."""
     return st.integers(0, 59).flatmap(lambda n: st.just(right) if n else st.sampled_from(wrong))
 
 

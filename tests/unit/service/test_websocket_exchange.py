@@ -1,4 +1,4 @@
-"""Time limits of a WebSocket, with a transport that does nothing and with given times."""
+"""Limits of a WebSocket, tested with a fake transport and given times."""
 
 import asyncio
 import tracemalloc
@@ -18,7 +18,7 @@ from tminus.service.websocket_exchange import MESSAGE_BYTES, PING_SECONDS, QUEUE
 
 
 class Transport:
-    """A transport whose client reads when the test says so."""
+    """A fake transport. The test sets how many bytes its client has not read."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -54,7 +54,7 @@ class Transport:
 
 
 class Opened:
-    """A connection that is a WebSocket, and its application, which waits."""
+    """An open WebSocket, and its application, which waits for `accepts` and `receives`."""
 
     def __init__(self) -> None:
         self.transport = Transport()
@@ -212,7 +212,7 @@ def test_the_content_of_a_message_is_freed_once_it_is_received() -> None:
                 left, _ = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-            # The application of the test still has its latest message, once.
+            # The test's application still holds its last message, once.
             assert left < 1.5 * MESSAGE_BYTES
 
     asyncio.run(run())

@@ -14,7 +14,7 @@ def test_a_notification_from_another_thread_wakes_all_waiting_coroutines() -> No
     async def listen() -> list[bool]:
         notifier = Notifier()
         waits = [asyncio.create_task(wait_for(notifier.next_notification(), LONG)) for _ in range(3)]
-        await asyncio.sleep(0)  # they wait now
+        await asyncio.sleep(0)  # the tasks begin to wait
         with ThreadPoolExecutor() as pool:
             pool.submit(notifier.notify).result()
         return await asyncio.gather(*waits)
@@ -29,12 +29,12 @@ def test_a_notification_before_the_wait_begins_is_not_lost() -> None:
         thread = threading.Thread(target=notifier.notify)
         thread.start()
         thread.join()
-        assert not notification.is_set(), "events of asyncio are set on their own thread"
-        await asyncio.sleep(0)  # heard before anybody waits
+        assert not notification.is_set(), "only the thread of the event loop sets an asyncio event"
+        await asyncio.sleep(0)  # the loop sets it before the wait begins
         assert notification.is_set()
         return await wait_for(notification, LONG)
 
-    # In debug mode a loop takes nothing from another thread but by the one way that wakes it from its sleep.
+    # In debug mode, the loop accepts calls from other threads only by `call_soon_threadsafe`, which also wakes it.
     assert asyncio.run(listen(), debug=True)
 
 
@@ -70,7 +70,7 @@ def test_no_notification_of_a_busy_writer_is_lost() -> None:
         while seen < 500:
             notification = notifier.next_notification()
             if seen == written:
-                assert await wait_for(notification, LONG), f"woken for {seen} of {written}"
+                assert await wait_for(notification, LONG), f"not woken after {seen} of {written}"
             seen = written
         writer.join()
 
@@ -81,10 +81,10 @@ def test_a_notification_is_forgotten_if_no_coroutine_waits() -> None:
     async def listen() -> bool:
         notifier = Notifier()
         notifier.notify()
-        assert vars(notifier) == vars(Notifier()), "it wakes no loop"
+        assert vars(notifier) == vars(Notifier()), "it stores nothing"
         return await wait_for(notifier.next_notification(), 0.001)
 
-    assert asyncio.run(listen()) is False, "what was before is seen by looking"
+    assert asyncio.run(listen()) is False, "a coroutine reads earlier events before it waits"
 
 
 def test_notify_may_be_called_after_the_loop_has_closed() -> None:

@@ -16,7 +16,7 @@ from tminus.system.systemd import ServiceManager
 
 
 class Manager:
-    """A stand-in for systemd, which stores the notifications."""
+    """A stand-in for systemd: a socket that receives the notifications."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -24,7 +24,7 @@ class Manager:
         self.socket.settimeout(5)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
 
-    def told(self) -> list[str]:
+    def received(self) -> list[str]:
         return self.socket.recv(4096).decode().split("\n")
 
 
@@ -46,26 +46,26 @@ def service(manager: Manager) -> Iterator[ServiceManager]:
 def test_each_state_is_sent_in_systemds_protocol(manager: Manager, service: ServiceManager) -> None:
     assert service.is_present
     service.ready("all is well")
-    assert manager.told() == ["READY=1", "STATUS=all is well"]
+    assert manager.received() == ["READY=1", "STATUS=all is well"]
     before = time.monotonic()
     service.reloading()
-    reloading, since = manager.told()
+    reloading, since = manager.received()
     assert reloading == "RELOADING=1"
     assert before * 1e6 <= int(since.removeprefix("MONOTONIC_USEC=")) + 1 <= time.monotonic() * 1e6 + 1
     service.reloaded()
-    assert manager.told() == ["READY=1"]
+    assert manager.received() == ["READY=1"]
     service.alive()
-    assert manager.told() == ["WATCHDOG=1"]
+    assert manager.received() == ["WATCHDOG=1"]
     service.stopping()
-    assert manager.told()[0] == "STOPPING=1"
+    assert manager.received()[0] == "STOPPING=1"
 
 
 def test_a_status_is_one_line_and_sent_only_when_it_changes(manager: Manager, service: ServiceManager) -> None:
     service.status("3 scheduled")
     service.status("3 scheduled")
     service.status("a failure\nMAINPID=1")
-    assert manager.told() == ["STATUS=3 scheduled"]
-    assert manager.told() == ["STATUS=a failure MAINPID=1"]
+    assert manager.received() == ["STATUS=3 scheduled"]
+    assert manager.received() == ["STATUS=a failure MAINPID=1"]
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234"])
@@ -102,13 +102,13 @@ def test_a_missing_or_hanging_service_manager_blocks_nobody(
         ({}, False),
     ],
 )
-def test_the_watchdog_is_reset_if_it_is_for_this_process(environ: dict[str, str], watched: bool) -> None:
+def test_there_is_a_watchdog_only_if_it_is_for_this_process(environ: dict[str, str], watched: bool) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": "@nobody", **environ})
     assert service.has_watchdog is watched
     service.close()
 
 
-LIST = """
+PRINT_SOCKETS = """
 import os
 from tminus.domain.errors import CannotListen
 from tminus.system.systemd import inherited_sockets
@@ -119,9 +119,9 @@ except CannotListen as error:
 """
 
 
-def passed(*sockets: socket.socket, **env: str) -> str:
-    """Return what a process that inherits these sockets finds."""
-    command, descriptors = activated([sys.executable, "-c", LIST], sockets, **env)
+def inherited(*sockets: socket.socket, **env: str) -> str:
+    """Return the output of a process that inherits these sockets."""
+    command, descriptors = activated([sys.executable, "-c", PRINT_SOCKETS], sockets, **env)
     done = subprocess.run(command, pass_fds=descriptors, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
@@ -130,14 +130,14 @@ def passed(*sockets: socket.socket, **env: str) -> str:
 def test_sockets_come_in_the_order_of_the_unit(tmp_path: Path) -> None:
     path = str(tmp_path / "local")
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(path, family=socket.AF_UNIX) as local:
-        assert passed(tcp, local) == f"{tcp.getsockname()}|{path}"
-        assert passed(tcp, local, LISTEN_PID="1") == "", "they were meant for another process"
+        assert inherited(tcp, local) == f"{tcp.getsockname()}|{path}"
+        assert inherited(tcp, local, LISTEN_PID="1") == "", "the sockets are for another process"
 
 
 def test_a_socket_that_cannot_be_served_is_refused_by_name() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        assert passed(datagrams) == "unit.socket: is not a ListenStream= socket with Accept=no"
-    with socket.socket() as connects:
-        assert passed(connects) == "unit.socket: is not a ListenStream= socket with Accept=no"
+        assert inherited(datagrams) == "unit.socket: is not a ListenStream= socket with Accept=no"
+    with socket.socket() as unconnected:
+        assert inherited(unconnected) == "unit.socket: is not a ListenStream= socket with Accept=no"
     with socket.create_server(f"\0tminus-{os.getpid()}", family=socket.AF_UNIX) as abstract:
-        assert "any user could connect" in passed(abstract)
+        assert "any user could connect" in inherited(abstract)
