@@ -1,4 +1,4 @@
-"""Reads for requests: concurrent reads share a transaction, and one does not affect another."""
+"""Reads of API requests: concurrent reads share a transaction, and no read affects another."""
 
 import asyncio
 import threading
@@ -12,8 +12,8 @@ from tminus.api.readers import MAX_BATCH, Readers
 from tminus.domain.errors import UnknownSession
 from tminus.storage import Transaction, View
 
-PATIENT = 20
-"""Seconds after which a test is given up."""
+DEADLINE = 20
+"""Seconds after which a test fails."""
 
 
 def _set(value: str) -> Callable[[Transaction], None]:
@@ -24,7 +24,7 @@ def _run(database: Database, body: Callable[[Any, Readers], Any], threads: int =
     store = database.open()
     readers = Readers(store, threads)
     try:
-        return asyncio.run(asyncio.wait_for(body(store, readers), PATIENT))
+        return asyncio.run(asyncio.wait_for(body(store, readers), DEADLINE))
     finally:
         readers.close()
 
@@ -33,14 +33,14 @@ def test_concurrent_reads_share_a_transaction_up_to_a_maximum(database: Database
     views: list[View] = []
 
     async def body(_store: Any, readers: Readers) -> list[int]:
-        def look(number: int) -> Callable[[View], int]:
-            def seen(view: View) -> int:
+        def read(number: int) -> Callable[[View], int]:
+            def record(view: View) -> int:
                 views.append(view)
                 return number
 
-            return seen
+            return record
 
-        return await asyncio.gather(*(readers.query(look(number)) for number in range(MAX_BATCH + 3)))
+        return await asyncio.gather(*(readers.query(read(number)) for number in range(MAX_BATCH + 3)))
 
     assert _run(database, body, threads=1) == list(range(MAX_BATCH + 3))
     assert len(set(map(id, views))) <= 2
@@ -53,12 +53,12 @@ def test_a_read_includes_earlier_commits_although_another_read_is_running(databa
     def slow(view: View) -> str | None:
         before = view.meta("a test")
         running.set()
-        assert go_on.wait(PATIENT)
+        assert go_on.wait(DEADLINE)
         return before
 
     async def body(store: Any, readers: Readers) -> tuple[str | None, str | None]:
         first = asyncio.ensure_future(readers.query(slow))
-        await asyncio.to_thread(running.wait, PATIENT)
+        await asyncio.to_thread(running.wait, DEADLINE)
         await store.transact(_set("new"))
         second = asyncio.ensure_future(readers.query(lambda view: view.meta("a test")))
         await asyncio.sleep(0)
@@ -73,14 +73,14 @@ def test_a_failed_read_does_not_fail_the_others_of_its_batch(database: Database)
         raise UnknownSession("x")
 
     def broken(view: View) -> None:
-        view.scalar("no SQL at all")  # type: ignore[arg-type]  # that is its fault
+        view.scalar("no SQL at all")  # type: ignore[arg-type]
 
-    def well(view: View) -> bool:
+    def sound(view: View) -> bool:
         return view.last_seq() >= 0
 
     async def body(_store: Any, readers: Readers) -> list[Any]:
-        looks = (well, refused, broken, well)
-        return await asyncio.gather(*(readers.query(look) for look in looks), return_exceptions=True)
+        reads = (sound, refused, broken, sound)
+        return await asyncio.gather(*(readers.query(read) for read in reads), return_exceptions=True)
 
     first, refusal, defect, last = _run(database, body)
     assert (first, last) == (True, True)
@@ -94,12 +94,12 @@ def test_another_thread_runs_the_reads_behind_a_slow_one(database: Database) -> 
 
     def slow(_view: View) -> str:
         running.set()
-        assert go_on.wait(PATIENT)
+        assert go_on.wait(DEADLINE)
         return "slow"
 
     async def body(_store: Any, readers: Readers) -> list[str]:
         first = asyncio.ensure_future(readers.query(slow))
-        await asyncio.to_thread(running.wait, PATIENT)
+        await asyncio.to_thread(running.wait, DEADLINE)
         answers = [await readers.query(lambda _view: "quick") for _ in range(3)]
         go_on.set()
         return [*answers, await first]
@@ -112,11 +112,11 @@ def test_a_request_may_be_cancelled_during_its_read(database: Database) -> None:
 
     def slow(_view: View) -> None:
         running.set()
-        assert go_on.wait(PATIENT)
+        assert go_on.wait(DEADLINE)
 
     async def body(_store: Any, readers: Readers) -> str:
         first = asyncio.ensure_future(readers.query(slow))
-        await asyncio.to_thread(running.wait, PATIENT)
+        await asyncio.to_thread(running.wait, DEADLINE)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first

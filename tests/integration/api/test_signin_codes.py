@@ -1,4 +1,4 @@
-"""Sign-in codes: their lifetime, their number and their exchange, on both databases."""
+"""Sign-in codes: lifetime, maximum number and exchange. On both databases."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Mail to invitees, sent to a real mail server: who gets which, never twice, and what becomes of each."""
+"""Mail to invitees, over SMTP to a real server: who gets which mail, each once, and the state that is recorded."""
 
 import asyncio
 import socket
@@ -41,10 +41,10 @@ EVE = Invitee("eve@example.com")
 Lines = Callable[[], list[dict[str, Any]]]
 
 ON_SQLITE = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
-"""For what happens between sender and mail server alone, whichever the database."""
+"""For tests whose subject does not depend on the database."""
 
 
-class Office:
+class Mailer:
     """A store with mail, as in a daemon."""
 
     def __init__(self, database: Database, state: Path) -> None:
@@ -52,9 +52,9 @@ class Office:
         self.world = World(store, wall_clock)  # type: ignore[arg-type]
         self.results: list[MailState] = []
         self.state = state
-        self.begin()
+        self.start_webhooks()
 
-    def begin(self) -> None:
+    def start_webhooks(self) -> None:
         self.webhooks = Webhooks(self.world.store, self.state, first_delay=SOON, on_mail=self.results.append)
         self.webhooks.start()
 
@@ -85,13 +85,13 @@ class Office:
         return [rows[position].state for position in sorted(rows)]
 
     def await_idle(self) -> None:
-        """Wait until every event is done with."""
+        """Wait until the endpoint has processed every event and every replay."""
         eventually(lambda: self.status().backlog.events == 0 and self.status().replays == 0)
 
 
 @pytest.fixture
-def office(database: Database, tmp_path: Path) -> Iterator[Office]:
-    one = Office(database, tmp_path)
+def mailer(database: Database, tmp_path: Path) -> Iterator[Mailer]:
+    one = Mailer(database, tmp_path)
     yield one
     one.webhooks.stop()
 
@@ -113,42 +113,42 @@ def event_of(mail: Mail) -> Any:
     return event
 
 
-def test_everybody_gets_an_invitation_an_update_and_a_cancellation(office: Office, server: MailServer) -> None:
-    office.schedule(JOE)  # before mail was configured: no invitee gets a mail
-    office.apply(server.port)
+def test_everybody_gets_an_invitation_an_update_and_a_cancellation(mailer: Mailer, server: MailServer) -> None:
+    mailer.schedule(JOE)  # before mail was configured: no invitee gets a mail
+    mailer.apply(server.port)
     start, later = (wall_clock.now().replace(microsecond=0) + days * DAY for days in (1, 2))
-    session = office.schedule(ANNA, JOE, start=start)
-    office.await_idle()
+    session = mailer.schedule(ANNA, JOE, start=start)
+    mailer.await_idle()
     assert [mail.recipient for mail in server.accepted] == [ANNA.email, JOE.email]
-    office.world.reschedule(session, later)
-    office.await_idle()
-    office.world.close(session)
-    office.await_idle()
+    mailer.world.reschedule(session, later)
+    mailer.await_idle()
+    mailer.world.close(session)
+    mailer.await_idle()
 
     for invitee in (ANNA, JOE):
-        told = server.to(invitee.email)
-        assert [mail.message["Subject"] for mail in told] == [
+        received = server.to(invitee.email)
+        assert [mail.message["Subject"] for mail in received] == [
             "Invitation: Review",
             "New time: Review",
             "Cancelled: Review",
         ]
-        assert [str(calendar_of(mail)["METHOD"]) for mail in told] == ["REQUEST", "REQUEST", "CANCEL"]
-        events = [event_of(mail) for mail in told]
+        assert [str(calendar_of(mail)["METHOD"]) for mail in received] == ["REQUEST", "REQUEST", "CANCEL"]
+        events = [event_of(mail) for mail in received]
         assert len({str(event["UID"]) for event in events}) == 1
         sequence = [int(event["SEQUENCE"]) for event in events]
-        assert sequence == sorted(set(sequence)), "each later than the one before"
+        assert sequence == sorted(set(sequence)), "each sequence number is larger than the previous one"
         assert [event["DTSTART"].dt for event in events[:2]] == [start, later]
         assert str(events[2]["STATUS"]) == "CANCELLED"
-        assert len({mail.message["Message-ID"] for mail in told}) == 3
-    assert office.results == [MailState.SENT] * 6
-    assert [row.ok for row in office.deliveries()] == [True] * 6
+        assert len({mail.message["Message-ID"] for mail in received}) == 3
+    assert mailer.results == [MailState.SENT] * 6
+    assert [row.ok for row in mailer.deliveries()] == [True] * 6
 
 
 @ON_SQLITE
-def test_only_hosts_get_the_hosts_link(office: Office, server: MailServer) -> None:
-    office.apply(server.port)
-    session = office.schedule(ANNA, JOE)
-    office.await_idle()
+def test_only_hosts_get_the_hosts_link(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port)
+    session = mailer.schedule(ANNA, JOE)
+    mailer.await_idle()
     secret = f"{session.host_url}#host={session.host_key}"
 
     host, guest = server.to(ANNA.email)[0], server.to(JOE.email)[0]
@@ -159,15 +159,15 @@ def test_only_hosts_get_the_hosts_link(office: Office, server: MailServer) -> No
     for part in guest.message.walk():
         if not part.is_multipart():
             assert session.host_key.encode() not in part.get_payload(decode=True)
-    assert ANNA.email not in guest.text("text/calendar"), "nobody learns who else is invited"
+    assert ANNA.email not in guest.text("text/calendar"), "the mail names no other invitee"
 
 
 @ON_SQLITE
-def test_outlook_gmail_and_others_take_the_mail_for_an_invitation(office: Office, server: MailServer) -> None:
-    """What users of other programs have reported: without one of these, some program shows no invitation."""
-    office.apply(server.port, reply_to="Help <help@example.com>", bounces_to="bounces@example.com")
-    office.schedule(JOE, label="Prüfung, “Teil 1”; mit Zeilen \\n und 100 %" + " sehr lang" * 20)
-    office.await_idle()
+def test_a_mail_has_all_that_mail_programs_need_to_show_an_invitation(mailer: Mailer, server: MailServer) -> None:
+    """Users of Outlook, Gmail and others have reported that an invitation is not shown if one of these is missing."""
+    mailer.apply(server.port, reply_to="Help <help@example.com>", bounces_to="bounces@example.com")
+    mailer.schedule(JOE, label="Prüfung, “Teil 1”; mit Zeilen \\n und 100 %" + " sehr lang" * 20)
+    mailer.await_idle()
     (mail,) = server.accepted
     message = mail.message
 
@@ -179,14 +179,14 @@ def test_outlook_gmail_and_others_take_the_mail_for_an_invitation(office: Office
     calendar = mail.part("text/calendar")
     assert calendar.get_param("method") == "REQUEST" == str(calendar_of(mail)["METHOD"])
     assert calendar.get_content_charset() == "utf-8"
-    assert calendar.get_content_disposition() is None, "Outlook shows an attached one as a file"
+    assert calendar.get_content_disposition() is None, "Outlook shows an attachment only as a file"
     assert attached.get_filename() == "invite.ics"
     content = calendar.get_payload(decode=True)
     assert content == attached.get_payload(decode=True)
     assert isinstance(content, bytes)
     assert content.count(b"\n") == content.count(b"\r\n")
     assert all(len(line) <= 75 for line in content.split(b"\r\n"))
-    assert b"\r\nBEGIN:VEVENT\r\n" in content, "without blanks before it, which would continue the line above"
+    assert b"\r\nBEGIN:VEVENT\r\n" in content, "a blank before it would continue the previous line"
     event = event_of(mail)
     assert str(event["ATTENDEE"]) == "mailto:joe@example.com"
     assert str(event["ORGANIZER"]).removeprefix("mailto:") == parseaddr(str(message["From"]))[1]
@@ -202,8 +202,8 @@ def test_outlook_gmail_and_others_take_the_mail_for_an_invitation(office: Office
 
 
 @ON_SQLITE
-def test_names_and_labels_cannot_add_a_header_or_an_address(office: Office, server: MailServer) -> None:
-    office.apply(server.port, language="de")
+def test_names_and_labels_cannot_add_a_header_or_an_address(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port, language="de")
     evil = [
         Invitee("a@example.com", 'Joe" <x@evil.test>, "'),
         Invitee("b@example.com", "=?utf-8?q?=0D=0ABcc:_x@evil.test?="),
@@ -212,8 +212,8 @@ def test_names_and_labels_cannot_add_a_header_or_an_address(office: Office, serv
         Invitee("f@example.com", "x" * 255),
     ]
     label = "\u2028Bcc: x@evil.test =?utf-8?b?Qg==?= <b>&amp;\u0085 " + "\U0001f600" * 50
-    office.schedule(*evil, label=label)
-    office.await_idle()
+    mailer.schedule(*evil, label=label)
+    mailer.await_idle()
 
     assert [mail.recipient for mail in server.accepted] == [one.email for one in evil]
     for mail in server.accepted:
@@ -228,10 +228,10 @@ def test_names_and_labels_cannot_add_a_header_or_an_address(office: Office, serv
 
 
 @ON_SQLITE
-def test_international_addresses(office: Office, server: MailServer) -> None:
-    office.apply(server.port)
-    session = office.schedule(Invitee("用户@例え.テスト", "用户"), Invitee("joe@straße.test"))
-    office.await_idle()
+def test_international_addresses(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port)
+    session = mailer.schedule(Invitee("用户@例え.テスト", "用户"), Invitee("joe@straße.test"))
+    mailer.await_idle()
 
     first, second = server.accepted
     assert first.recipient == "用户@xn--r8jz45g.xn--zckzah"
@@ -240,49 +240,49 @@ def test_international_addresses(office: Office, server: MailServer) -> None:
     assert "SMTPUTF8" not in second.options
     assert "用户@xn--r8jz45g.xn--zckzah".encode() in first.content
     with MailServer(enable_SMTPUTF8=False) as old:
-        office.apply(old.port)
-        office.world.reschedule(session, wall_clock.now() + 2 * DAY)
-        office.await_idle()
+        mailer.apply(old.port)
+        mailer.world.reschedule(session, wall_clock.now() + 2 * DAY)
+        mailer.await_idle()
         assert [mail.recipient for mail in old.accepted] == ["joe@xn--strae-oqa.test"]
-        assert office.states(session) == [MailState.REFUSED, MailState.SENT]
+        assert mailer.states(session) == [MailState.REFUSED, MailState.SENT]
 
 
 def test_one_of_three_recipients_is_refused_and_the_others_get_their_mail(
-    office: Office, server: MailServer, log_lines: Lines
+    mailer: Mailer, server: MailServer, log_lines: Lines
 ) -> None:
     server.recipients[JOE.email] = f"550 5.1.1 <{JOE.email}>: user unknown"
-    office.apply(server.port)
-    session = office.schedule()
-    office.await_idle()
+    mailer.apply(server.port)
+    session = mailer.schedule()
+    mailer.await_idle()
 
     assert [mail.recipient for mail in server.accepted] == [ANNA.email, EVE.email]
-    assert office.states(session) == [MailState.SENT, MailState.REFUSED, MailState.SENT]
-    (row,) = [row for row in office.deliveries() if not row.ok]
+    assert mailer.states(session) == [MailState.SENT, MailState.REFUSED, MailState.SENT]
+    (row,) = [row for row in mailer.deliveries() if not row.ok]
     assert (row.status, row.error) == (550, f"invitee 2 of session {session.id}: 5.1.1 <…@…>: user unknown")
     (line,) = [line for line in log_lines() if line["event"] == "mail.refused"]
     assert (line["session_id"], line["invitee"], line["code"]) == (session.id, 2, 550)
     assert "example.com" not in str(log_lines())
     server.recipients.clear()
-    # The operator sends it again after the mistake was mended: only who has not got it.
-    asyncio.run(office.webhooks.replay("mail", from_seq=None, since=None, session=session.id))
-    eventually(lambda: office.states(session) == [MailState.SENT] * 3)
-    office.await_idle()
+    # After the error is fixed, a replay sends the mail only to the invitee who did not get it.
+    asyncio.run(mailer.webhooks.replay("mail", from_seq=None, since=None, session=session.id))
+    eventually(lambda: mailer.states(session) == [MailState.SENT] * 3)
+    mailer.await_idle()
     assert sorted(mail.recipient for mail in server.accepted) == sorted(one.email for one in (ANNA, JOE, EVE))
 
 
-def test_a_deferred_recipient_delays_nobody_else(office: Office, server: MailServer) -> None:
+def test_a_deferred_recipient_delays_nobody_else(mailer: Mailer, server: MailServer) -> None:
     server.recipients[JOE.email] = "451 4.7.1 greylisted"
-    office.apply(server.port)
-    first, second = office.schedule(), office.schedule(EVE)
-    eventually(lambda: len(server.to(EVE.email)) == 2 and office.status().backlog.events == 0)
-    assert office.status().state.failures == 0
-    assert office.status().replays == 1
-    assert office.states(first)[1] is MailState.DEFERRED
+    mailer.apply(server.port)
+    first, second = mailer.schedule(), mailer.schedule(EVE)
+    eventually(lambda: len(server.to(EVE.email)) == 2 and mailer.status().backlog.events == 0)
+    assert mailer.status().state.failures == 0
+    assert mailer.status().replays == 1
+    assert mailer.states(first)[1] is MailState.DEFERRED
     server.recipients.clear()
-    eventually(lambda: office.states(first) == [MailState.SENT] * 3)
-    office.await_idle()
+    eventually(lambda: mailer.states(first) == [MailState.SENT] * 3)
+    mailer.await_idle()
     assert [len(server.to(one.email)) for one in (ANNA, JOE, EVE)] == [1, 1, 2]
-    assert office.states(second) == [MailState.SENT]
+    assert mailer.states(second) == [MailState.SENT]
 
 
 @ON_SQLITE
@@ -296,17 +296,17 @@ def test_a_deferred_recipient_delays_nobody_else(office: Office, server: MailSer
     ],
 )
 def test_while_the_server_takes_no_mail_the_endpoint_fails_and_nothing_is_lost(
-    office: Office, server: MailServer, answers: list[Any], error: str
+    mailer: Mailer, server: MailServer, answers: list[Any], error: str
 ) -> None:
     server.senders = answers
-    office.apply(server.port)
-    session = office.schedule()
-    eventually(lambda: office.status().state.failures > 2)
-    assert error in (office.status().state.last_error or "")
+    mailer.apply(server.port)
+    session = mailer.schedule()
+    eventually(lambda: mailer.status().state.failures > 2)
+    assert error in (mailer.status().state.last_error or "")
     assert not server.accepted
     server.senders = ["250 OK"]
-    office.await_idle()
-    assert office.states(session) == [MailState.SENT] * 3
+    mailer.await_idle()
+    assert mailer.states(session) == [MailState.SENT] * 3
     assert len(server.accepted) == 3
 
 
@@ -315,74 +315,74 @@ def test_while_the_server_takes_no_mail_the_endpoint_fails_and_nothing_is_lost(
     ("answer", "state"),
     [("554 5.6.0 spam", MailState.REFUSED), ("552 too large", MailState.REFUSED)],
 )
-def test_a_text_that_is_refused_is_told(office: Office, server: MailServer, answer: str, state: MailState) -> None:
+def test_a_refused_text_is_recorded(mailer: Mailer, server: MailServer, answer: str, state: MailState) -> None:
     server.texts = [answer, "250 OK"]
-    office.apply(server.port)
-    session = office.schedule(JOE, EVE)
-    office.await_idle()
-    assert office.states(session) == [state, MailState.SENT]
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
+    mailer.await_idle()
+    assert mailer.states(session) == [state, MailState.SENT]
 
 
 @ON_SQLITE
-def test_a_text_that_is_deferred_is_sent_again(office: Office, server: MailServer) -> None:
+def test_a_text_that_is_deferred_is_sent_again(mailer: Mailer, server: MailServer) -> None:
     server.texts = ["452 4.3.1 no space", "421 4.3.2 closing", "250 OK"]
-    office.apply(server.port)
-    session = office.schedule(JOE, EVE)
-    eventually(lambda: office.states(session) == [MailState.SENT] * 2)
-    office.await_idle()
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
+    eventually(lambda: mailer.states(session) == [MailState.SENT] * 2)
+    mailer.await_idle()
     assert sorted(mail.recipient for mail in server.accepted) == [EVE.email, JOE.email]
 
 
 @ON_SQLITE
-def test_a_mail_whose_answer_is_lost_is_not_sent_again(office: Office, server: MailServer, log_lines: Lines) -> None:
+def test_a_mail_whose_answer_is_lost_is_not_sent_again(mailer: Mailer, server: MailServer, log_lines: Lines) -> None:
     server.texts = [drop, "250 OK"]
-    office.apply(server.port)
-    session = office.schedule(JOE, EVE)
-    eventually(lambda: office.states(session) == [MailState.UNKNOWN, MailState.SENT])
-    office.await_idle()
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
+    eventually(lambda: mailer.states(session) == [MailState.UNKNOWN, MailState.SENT])
+    mailer.await_idle()
     assert [mail.recipient for mail in server.mails] == [JOE.email, EVE.email]
     assert [line["invitee"] for line in log_lines() if line["event"] == "mail.unknown"] == [1]
-    asyncio.run(office.webhooks.replay("mail", from_seq=1, since=None, session=None))
-    eventually(lambda: office.states(session) == [MailState.SENT] * 2)
+    asyncio.run(mailer.webhooks.replay("mail", from_seq=1, since=None, session=None))
+    eventually(lambda: mailer.states(session) == [MailState.SENT] * 2)
     assert server.mails[0].message["Message-ID"] == server.to(JOE.email)[0].message["Message-ID"]
 
 
 @ON_SQLITE
 @pytest.mark.parametrize(("losses", "state"), [(1, MailState.SENT), (5, MailState.UNKNOWN)])
 def test_a_mail_whose_answer_is_lost_is_sent_at_most_twice_if_that_is_configured(
-    office: Office, server: MailServer, losses: int, state: MailState
+    mailer: Mailer, server: MailServer, losses: int, state: MailState
 ) -> None:
     server.texts = [*[drop] * losses, "250 OK"]
-    office.apply(server.port, repeat_unanswered=True)
-    session = office.schedule(JOE)
-    eventually(lambda: office.states(session) == [state])
-    office.await_idle()
+    mailer.apply(server.port, repeat_unanswered=True)
+    session = mailer.schedule(JOE)
+    eventually(lambda: mailer.states(session) == [state])
+    mailer.await_idle()
     assert len(server.mails) == 2
     assert len({mail.message["Message-ID"] for mail in server.mails}) == 1
 
 
 @ON_SQLITE
 def test_a_server_that_hangs_after_the_text(
-    office: Office, server: MailServer, monkeypatch: pytest.MonkeyPatch
+    mailer: Mailer, server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smtp, "ANSWER_TIMEOUT", 1.0)
     server.texts = [hang, "250 OK"]
-    office.apply(server.port, timeout="1s")
-    session = office.schedule(JOE, EVE)
-    eventually(lambda: office.states(session) == [MailState.UNKNOWN, MailState.SENT])
+    mailer.apply(server.port, timeout="1s")
+    session = mailer.schedule(JOE, EVE)
+    eventually(lambda: mailer.states(session) == [MailState.UNKNOWN, MailState.SENT])
 
 
 @ON_SQLITE
-def test_a_stop_while_the_server_hangs_loses_nothing(office: Office, server: MailServer) -> None:
+def test_a_stop_while_the_server_hangs_loses_nothing(mailer: Mailer, server: MailServer) -> None:
     server.texts = [hang, "250 OK"]
-    office.apply(server.port)
-    session = office.schedule(JOE, EVE)
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
     eventually(lambda: len(server.mails) == 1)
-    office.webhooks.stop()
-    assert office.states(session) == [MailState.UNKNOWN]
-    office.begin()
-    office.apply(server.port)
-    eventually(lambda: office.states(session) == [MailState.UNKNOWN, MailState.SENT])
+    mailer.webhooks.stop()
+    assert mailer.states(session) == [MailState.UNKNOWN]
+    mailer.start_webhooks()
+    mailer.apply(server.port)
+    eventually(lambda: mailer.states(session) == [MailState.UNKNOWN, MailState.SENT])
     assert [mail.recipient for mail in server.mails] == [JOE.email, EVE.email]
 
 
@@ -398,7 +398,7 @@ RUBBISH = {
 
 
 class Rubbish(RawReceiver):
-    """Sends something as soon as somebody connects."""
+    """Sends bytes as soon as a client connects."""
 
     def __init__(self, sent: bytes) -> None:
         self._sent = sent
@@ -412,128 +412,128 @@ class Rubbish(RawReceiver):
 
 @ON_SQLITE
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
-def test_a_server_that_answers_rubbish(office: Office, rubbish: bytes) -> None:
+def test_a_server_that_answers_rubbish(mailer: Mailer, rubbish: bytes) -> None:
     with Rubbish(rubbish) as raw:
-        office.apply(raw.port, timeout="200ms")
-        office.schedule(JOE)
-        eventually(lambda: office.status().state.failures > 0)
-        error = office.status().state.last_error or ""
+        mailer.apply(raw.port, timeout="200ms")
+        mailer.schedule(JOE)
+        eventually(lambda: mailer.status().state.failures > 0)
+        error = mailer.status().state.last_error or ""
         assert error.isprintable()
         assert len(error) < 600
         assert "joe@" not in error
 
 
-def test_events_that_later_ones_have_overtaken_cause_no_mail(office: Office, server: MailServer) -> None:
+def test_events_that_later_ones_have_overtaken_cause_no_mail(mailer: Mailer, server: MailServer) -> None:
     server.senders = ["450 down"]
-    office.apply(server.port)
+    mailer.apply(server.port)
     cancelled, moved, kept = (
-        office.schedule(JOE),
-        office.schedule(JOE, label="Moved"),
-        office.schedule(JOE, label="Kept"),
+        mailer.schedule(JOE),
+        mailer.schedule(JOE, label="Moved"),
+        mailer.schedule(JOE, label="Kept"),
     )
-    office.world.close(cancelled)
-    office.world.reschedule(moved, wall_clock.now() + 2 * DAY)
-    office.world.reschedule(moved, wall_clock.now() + 3 * DAY)
+    mailer.world.close(cancelled)
+    mailer.world.reschedule(moved, wall_clock.now() + 2 * DAY)
+    mailer.world.reschedule(moved, wall_clock.now() + 3 * DAY)
     server.senders = ["250 OK"]
-    office.await_idle()
+    mailer.await_idle()
 
     assert sorted(mail.message["Subject"] for mail in server.accepted) == ["Invitation: Kept", "Invitation: Moved"]
-    assert office.states(kept) == [MailState.SENT]
+    assert mailer.states(kept) == [MailState.SENT]
 
 
 @ON_SQLITE
-def test_a_session_that_took_place_is_not_cancelled(office: Office, server: MailServer) -> None:
-    office.apply(server.port)
-    session = office.world.create(label="Now", invitees=as_json((JOE,)))
-    office.await_idle()
-    office.world.close(session)
-    office.await_idle()
+def test_a_session_that_took_place_is_not_cancelled(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port)
+    session = mailer.world.create(label="Now", invitees=as_json((JOE,)))
+    mailer.await_idle()
+    mailer.world.close(session)
+    mailer.await_idle()
     assert [mail.message["Subject"] for mail in server.accepted] == ["Invitation: Now"]
     assert "open now" in server.accepted[0].text()
 
 
 @ON_SQLITE
-def test_starttls_and_authentication(office: Office, tmp_path: Path) -> None:
+def test_starttls_and_authentication(mailer: Mailer, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     options: dict[str, Any] = {"username": "desk", "security": "starttls"}
     with MailServer(tls=context, user=("desk", "geheim ü")) as server:
-        office.apply(server.port, "geheim ü", **options)  # the certificate is not trusted
-        session = office.schedule(JOE)
-        eventually(lambda: "TLS failed" in (office.status().state.last_error or ""))
+        mailer.apply(server.port, "geheim ü", **options)  # the certificate is not trusted
+        session = mailer.schedule(JOE)
+        eventually(lambda: "TLS failed" in (mailer.status().state.last_error or ""))
         assert not server.users, "no password is sent before the certificate is checked"
-        office.apply(server.port, "wrong", ca_file="ca.pem", **options)
-        eventually(lambda: "535" in (office.status().state.last_error or ""))
-        office.apply(server.port, "geheim ü", ca_file="ca.pem", **options)
-        office.await_idle()
-        assert office.states(session) == [MailState.SENT]
-        assert "geheim" not in str([row.model_dump() for row in office.deliveries()])
+        mailer.apply(server.port, "wrong", ca_file="ca.pem", **options)
+        eventually(lambda: "535" in (mailer.status().state.last_error or ""))
+        mailer.apply(server.port, "geheim ü", ca_file="ca.pem", **options)
+        mailer.await_idle()
+        assert mailer.states(session) == [MailState.SENT]
+        assert "geheim" not in str([row.model_dump() for row in mailer.deliveries()])
     with MailServer() as plain:
-        office.apply(plain.port, "geheim ü", ca_file="ca.pem", **options)
-        office.schedule(JOE)
-        eventually(lambda: "STARTTLS" in (office.status().state.last_error or ""))
+        mailer.apply(plain.port, "geheim ü", ca_file="ca.pem", **options)
+        mailer.schedule(JOE)
+        eventually(lambda: "STARTTLS" in (mailer.status().state.last_error or ""))
         assert not plain.mails, "nothing is sent without TLS"
 
 
 @ON_SQLITE
-def test_tls_from_the_first_byte(office: Office, tmp_path: Path) -> None:
+def test_tls_from_the_first_byte(mailer: Mailer, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with MailServer(tls=context, smtps=True) as server:
-        office.apply(server.port, security="tls", ca_file="ca.pem")
-        office.schedule(JOE)
-        office.await_idle()
+        mailer.apply(server.port, security="tls", ca_file="ca.pem")
+        mailer.schedule(JOE)
+        mailer.await_idle()
         assert len(server.accepted) == 1
 
 
 @ON_SQLITE
-def test_mails_share_a_connection_and_survive_its_end(office: Office, server: MailServer) -> None:
-    office.apply(server.port)
-    office.schedule()
-    office.await_idle()
+def test_mails_share_a_connection_and_survive_its_end(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port)
+    mailer.schedule()
+    mailer.await_idle()
     assert (server.connections, len(server.accepted)) == (1, 3)
     server.senders = ["250 OK", "421 4.4.2 too many mails", "250 OK"]
-    office.schedule()
-    office.await_idle()
+    mailer.schedule()
+    mailer.await_idle()
     assert (server.connections, len(server.accepted)) == (2, 6)
-    assert all(row.ok for row in office.deliveries())
+    assert all(row.ok for row in mailer.deliveries())
 
 
-def test_ping_sends_a_test(office: Office, server: MailServer) -> None:
-    office.apply(server.port, reply_to="help@example.com")
-    row = asyncio.run(office.webhooks.ping("mail"))
+def test_ping_sends_a_test(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port, reply_to="help@example.com")
+    row = asyncio.run(mailer.webhooks.ping("mail"))
     assert (row.ok, row.status) == (True, 250)
     assert [(mail.recipient, mail.message["Subject"]) for mail in server.accepted] == [
         ("help@example.com", "A test of tminus")
     ]
     server.texts = ["550 no"]
-    row = asyncio.run(office.webhooks.ping("mail"))
+    row = asyncio.run(mailer.webhooks.ping("mail"))
     assert (row.ok, row.status, row.error) == (False, 550, "no")
 
 
-def test_a_paused_endpoint_sends_nothing_until_it_is_resumed(office: Office, server: MailServer) -> None:
-    office.apply(server.port)
-    asyncio.run(office.webhooks.pause("mail"))
-    session = office.schedule(JOE)
-    assert office.status().backlog.events == 1
-    asyncio.run(office.webhooks.resume("mail"))
-    office.await_idle()
-    assert office.states(session) == [MailState.SENT]
+def test_a_paused_endpoint_sends_nothing_until_it_is_resumed(mailer: Mailer, server: MailServer) -> None:
+    mailer.apply(server.port)
+    asyncio.run(mailer.webhooks.pause("mail"))
+    session = mailer.schedule(JOE)
+    assert mailer.status().backlog.events == 1
+    asyncio.run(mailer.webhooks.resume("mail"))
+    mailer.await_idle()
+    assert mailer.states(session) == [MailState.SENT]
 
 
 @ON_SQLITE
-def test_many_sessions_at_once_each_get_their_mails_once(office: Office, server: MailServer) -> None:
+def test_many_sessions_at_once_each_get_their_mails_once(mailer: Mailer, server: MailServer) -> None:
     server.texts = [*["250 OK"] * 7, "451 later", *["250 OK"] * 5, "421 bye", "250 OK"]
-    office.apply(server.port)
-    threads = [threading.Thread(target=lambda: [office.schedule(JOE, EVE) for _ in range(5)]) for _ in range(3)]
+    mailer.apply(server.port)
+    threads = [threading.Thread(target=lambda: [mailer.schedule(JOE, EVE) for _ in range(5)]) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    office.await_idle()
+    mailer.await_idle()
     ids = [mail.message["Message-ID"] for mail in server.accepted]
     assert len(ids) == len(set(ids)) == 30

@@ -29,7 +29,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def send(url: str, times: int = 1, *, patience: float = 10, trust: Trust | None = None) -> list[Outcome]:
-    """Send requests with one client, one after the other; return the outcomes."""
+    """Send requests with one client, one after another; return the outcomes."""
 
     async def send() -> list[Outcome]:
         async with aclosing(Client(url, trust)) as client:
@@ -82,7 +82,7 @@ def test_an_attempt_without_a_valid_response_ends_soon(play: Callable[[socket.so
         [outcome] = send(receiver.url, patience=300)
         assert (outcome.ok, outcome.status) == (False, None)
         assert error in (outcome.error or "")
-        assert time.process_time() - begun < 5, "and this is what the receiver's thread costs, too"
+        assert time.process_time() - begun < 5, "CPU seconds, including those of the receiver's thread"
 
 
 ENDLESS_BODIES = {
@@ -131,32 +131,32 @@ def test_a_response_that_arrives_before_the_request_was_sent_completely_counts()
 
 
 def test_a_response_that_arrived_during_a_pause_of_the_process_counts() -> None:
-    asked, standing, answered = threading.Event(), threading.Event(), threading.Event()
+    received, blocked, answered = threading.Event(), threading.Event(), threading.Event()
 
     def play(connection: socket.socket) -> None:
-        asked.set()
-        standing.wait()
+        received.set()
+        blocked.wait()
         connection.sendall(OK)
         answered.set()
         connection.recv(1)
 
-    async def stand_still(url: str) -> Outcome:
+    async def block_loop(url: str) -> Outcome:
         client = Client(url, None)
         sending = asyncio.create_task(client.post(b"[]", {}, timedelta(seconds=1)))
-        await asyncio.to_thread(asked.wait)
-        standing.set()
+        await asyncio.to_thread(received.wait)
+        blocked.set()
         answered.wait()
-        time.sleep(1.1)  # noqa: ASYNC251 - that is what is tried: longer than the answer may take
+        time.sleep(1.1)  # noqa: ASYNC251 - it blocks the loop for longer than the time-out
         outcome = await sending
         await client.aclose()
         return outcome
 
     with RawReceiver(play) as receiver:
-        outcome = asyncio.run(stand_still(receiver.url))
+        outcome = asyncio.run(block_loop(receiver.url))
         assert (outcome.status, outcome.error) == (200, None)
 
 
-# --- connections that are kept ----------------------------------------------------------------------------------------
+# --- persistent connections -------------------------------------------------------------------------------------------
 
 
 def test_the_next_request_reuses_the_connection() -> None:
@@ -192,11 +192,11 @@ def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "play",
     [
-        once(OK),  # closed without a word
+        once(OK),  # closed without notice
         once(OK.replace(b"Content-Length: 2", b"Connection: close\r\nContent-Length: 2")),
-        once(OK.replace(b"Content-Length: 2\r\n", b"")),  # closed: that is its end
+        once(OK.replace(b"Content-Length: 2\r\n", b"")),  # the close ends the body
         once(OK.replace(b"1.1", b"1.0")),
-        once(OK + b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),  # an answer to what was not asked yet
+        once(OK + b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"),  # a response to a request that was not sent yet
         once(OK + b"\n"),
     ],
 )
@@ -211,7 +211,7 @@ def test_the_next_request_never_gets_the_response_of_an_earlier_one(
 def test_a_request_on_a_connection_that_the_receiver_closed_is_repeated_at_once() -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(OK)
-        read_request(connection)  # and hangs up
+        read_request(connection)  # then the receiver closes the connection
 
     with RawReceiver(play) as receiver:
         assert [outcome.ok for outcome in send(receiver.url, 5)] == [True] * 5
@@ -223,7 +223,7 @@ def test_a_request_on_a_connection_that_the_receiver_closed_is_repeated_at_once(
 
 @contextmanager
 def silent(address: str, port: int) -> Iterator[None]:
-    """An address that does not respond to connection attempts: its queue is full."""
+    """Make an address not respond to connection attempts: its queue is full."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,12 +238,12 @@ def silent(address: str, port: int) -> Iterator[None]:
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Make the name `twofold` resolve to these addresses, in this order."""
-    found = socket.getaddrinfo
+    lookup = socket.getaddrinfo
 
     def getaddrinfo(host: str, port: int, *args: Any, **more: Any) -> Any:
         if host != "twofold" or more.get("flags"):
-            return found(host, port, *args, **more)
-        return [entry for address in addresses for entry in found(address, port, *args, **more)]
+            return lookup(host, port, *args, **more)
+        return [entry for address in addresses for entry in lookup(address, port, *args, **more)]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -254,11 +254,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     addresses: list[str] = []
     connected = happy_eyeballs._connected
 
-    def noted(target: Target) -> Any:
+    def record(target: Target) -> Any:
         addresses.append(target.address)
         return connected(target)
 
-    monkeypatch.setattr(happy_eyeballs, "_connected", noted)
+    monkeypatch.setattr(happy_eyeballs, "_connected", record)
     return addresses
 
 
@@ -299,7 +299,7 @@ def test_the_last_working_address_is_tried_first_until_it_does_not_respond(
             assert (await client.post(b"[]", {}, timedelta(seconds=20))).ok
             assert client._last is not None
             assert client._last.address == "127.0.0.1"
-            resolve(monkeypatch, "127.0.0.3", "127.0.0.1")  # and the name server answers in another order
+            resolve(monkeypatch, "127.0.0.3", "127.0.0.1")  # the name server's order changes
             assert (await client.post(b"[]", {}, timedelta(seconds=20))).ok
 
         asyncio.run(go())
@@ -307,7 +307,7 @@ def test_the_last_working_address_is_tried_first_until_it_does_not_respond(
 
 
 def test_the_reported_error_is_that_of_an_address_that_responded(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve(monkeypatch, "192.0.2.1", "127.0.0.1")  # where no route leads, or a router refuses it
+    resolve(monkeypatch, "192.0.2.1", "127.0.0.1")  # an address without a route
     connected = happy_eyeballs._connected
 
     async def unreachable(target: Target) -> Any:
@@ -330,10 +330,10 @@ def test_address_families_alternate() -> None:
 def test_the_connection_uses_the_address_that_was_checked_although_the_name_resolves_differently_later(
     monkeypatch: pytest.MonkeyPatch, tried: list[str]
 ) -> None:
-    found, answers = socket.getaddrinfo, iter(("127.0.0.1", "169.254.169.254", "169.254.169.254"))
+    lookup, answers = socket.getaddrinfo, iter(("127.0.0.1", "169.254.169.254", "169.254.169.254"))
 
     def rebinding(host: str, port: int, *args: Any, **more: Any) -> Any:
-        return found(next(answers) if host == "rebinds" and not more.get("flags") else host, port, *args, **more)
+        return lookup(next(answers) if host == "rebinds" and not more.get("flags") else host, port, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with Receiver() as receiver:
@@ -348,16 +348,16 @@ def test_the_connection_uses_the_address_that_was_checked_although_the_name_reso
 
 
 def test_look_up_certificate_and_host_header_use_the_same_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    asked: list[str] = []
-    found = socket.getaddrinfo
+    looked_up: list[str] = []
+    lookup = socket.getaddrinfo
 
-    def noted(host: str, port: int, *args: Any, **more: Any) -> Any:
+    def record(host: str, port: int, *args: Any, **more: Any) -> Any:
         if more.get("flags"):
-            return found(host, port, *args, **more)
-        asked.append(host)
-        return found("127.0.0.1", port, *args, **more)
+            return lookup(host, port, *args, **more)
+        looked_up.append(host)
+        return lookup("127.0.0.1", port, *args, **more)
 
-    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    monkeypatch.setattr(socket, "getaddrinfo", record)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -368,7 +368,7 @@ def test_look_up_certificate_and_host_header_use_the_same_name(monkeypatch: pyte
         url = parse_endpoint(f"https://Straße.test.:{receiver.port}/")
         [outcome] = send(url, trust=Trust.of(tmp_path / "ca.pem"))
         assert outcome.ok, outcome.error
-        assert asked == ["xn--strae-oqa.test."]
+        assert looked_up == ["xn--strae-oqa.test."]
         assert names == ["xn--strae-oqa.test"]
         assert receiver.requests[0].headers["host"] == f"xn--strae-oqa.test:{receiver.port}"
 

@@ -1,4 +1,4 @@
-"""Webhooks on both databases over HTTP: each event is delivered at least once, in order, whatever the receiver does."""
+"""Webhooks over HTTP: each event is delivered at least once and in order, whatever the receiver does."""
 
 import asyncio
 import socket
@@ -43,17 +43,17 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 ON_SQLITE = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
-"""For what happens between sender and receiver alone, whichever the database."""
+"""For tests whose subject does not depend on the database."""
 
 
 class Sender:
-    """A store with webhooks, as in a daemon, and helpers that create sessions and read its state."""
+    """A store with webhooks, as in a daemon, and helpers to create sessions and to read the state of an endpoint."""
 
-    heard = 0
-    """How often it has heard of a commit of another one."""
+    peer_commits = 0
+    """Number of notifications of commits by other daemons."""
 
     def __init__(self, database: Database, state: Path) -> None:
-        store = database.open(wall_clock.now, committed=self._committed, peer_committed=self._heard)
+        store = database.open(wall_clock.now, committed=self._committed, peer_committed=self._peer_committed)
         self.world = World(store, wall_clock)  # type: ignore[arg-type]
         self.webhooks = Webhooks(self.world.store, state, first_delay=SOON)
         self.webhooks.start()
@@ -61,8 +61,8 @@ class Sender:
     def _committed(self, _tx: object) -> None:
         self.webhooks.wake()
 
-    def _heard(self, due: datetime | None) -> None:
-        self.heard += 1
+    def _peer_committed(self, due: datetime | None) -> None:
+        self.peer_commits += 1
         if hasattr(self, "webhooks"):
             self.webhooks.wake(also_blocked=due is None)
 
@@ -87,9 +87,9 @@ class Sender:
 
     def seqs(self) -> list[int]:
         """Return the numbers of all stored events."""
-        return [told.event.seq for told in self.world.store.read(lambda view: view.events(0, 100_000))]
+        return [entry.event.seq for entry in self.world.store.read(lambda view: view.events(0, 100_000))]
 
-    def ask(self, call: Any) -> Any:
+    def run(self, call: Any) -> Any:
         """Run an operator's command; return its result."""
         return asyncio.run(call)
 
@@ -112,12 +112,12 @@ def desk(receiver: Receiver, **more: Any) -> dict[str, Any]:
 
 
 def test_every_event_arrives_once_in_order_signed_and_in_batches(sender: Sender, receiver: Receiver) -> None:
-    sender.make(3)  # before the endpoint was there: not for it
+    sender.make(3)  # the endpoint does not exist yet, so it receives none of these
     sender.apply(desk(receiver, batch=4))
-    told = sender.seqs()
+    earlier = sender.seqs()
     sender.make(10)
     eventually(lambda: len(receiver.seqs) == 10)
-    assert receiver.seqs == sender.seqs()[len(told) :]
+    assert receiver.seqs == sender.seqs()[len(earlier) :]
     for request in receiver.requests:
         assert 1 <= len(request.events) <= 4
         request.verify()
@@ -158,7 +158,7 @@ def test_a_failed_request_is_retried_with_the_same_id_until_it_succeeds(
     sender.apply(desk(receiver, timeout="300ms"))
     sender.make()
     eventually(lambda: len(receiver.requests) >= 1)
-    sender.make()  # while it fails: not in the batch that is tried again
+    sender.make()  # the retried batch must not contain this event
     eventually(lambda: len(receiver.requests) == 4)
     first, second, third, fourth = receiver.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == third.headers["webhook-id"]
@@ -175,11 +175,11 @@ def test_a_failed_request_is_retried_with_the_same_id_until_it_succeeds(
 @ON_SQLITE
 def test_a_request_has_at_most_a_mebibyte_unless_one_event_is_longer(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver, batch=1000))
-    sender.ask(sender.webhooks.pause("desk"))
+    sender.run(sender.webhooks.pause("desk"))
     for size in [60_000] * 30 + [2 * BODY_BYTES, 100]:
         sender.world.create(parent_object={"id": "1", "type": "case", "notes": "x" * size})
     receiver.answers = [status(500)]
-    sender.ask(sender.webhooks.resume("desk"))
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: sender.status().backlog.events == 0)
     first, *taken = receiver.requests
     assert (first.headers["webhook-id"], first.body) == (taken[0].headers["webhook-id"], taken[0].body)
@@ -187,7 +187,7 @@ def test_a_request_has_at_most_a_mebibyte_unless_one_event_is_longer(sender: Sen
     assert [len(request.body) <= BODY_BYTES for request in taken] == [True, True, False, True]
     assert [seq for request in taken for seq in request.seqs] == sender.seqs()
     before = len(receiver.requests)
-    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    sender.run(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
     eventually(lambda: sender.status().replays == 0)
     assert [request.body for request in receiver.requests[before:]] == [request.body for request in taken]
 
@@ -211,11 +211,11 @@ def test_a_receiver_that_starts_late_receives_everything(sender: Sender, log_lin
     assert names[:2] == ["webhook.added", "webhook.failed"]
     assert names[-2:] == ["webhook.recovered", "webhook.caught_up"]
     assert lines.pop()["events"] == 20
-    assert len({line["since"] for line in lines[1:]}) == 1, "all tell of one trouble, and since when it lasts"
+    assert len({line["since"] for line in lines[1:]}) == 1, "all lines have the time of the first failure"
     assert lines[1]["since"] <= lines[1]["ts"]
     assert 0 < lines[-2]["undelivered_events"] <= 20
     assert lines[-2]["oldest_undelivered"] <= lines[-2]["ts"]
-    assert 0 <= lines[-1]["undelivered_events"] < 20, "but for the batch that was taken"
+    assert 0 <= lines[-1]["undelivered_events"] < 20, "without the batch that was accepted"
 
 
 @ON_SQLITE
@@ -232,11 +232,11 @@ def test_two_kilobytes_of_a_long_response_are_read(sender: Sender, receiver: Rec
 def test_a_paused_or_waiting_endpoint_reads_nothing_at_a_commit_and_resumes_at_once(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    looks, look = Counter[str](), DeliveryWorker._find_due
+    reads, find_due = Counter[str](), DeliveryWorker._find_due
 
     def counted(self: DeliveryWorker, view: View) -> Any:
-        looks[self.name] += 1
-        return look(self, view)
+        reads[self.name] += 1
+        return find_due(self, view)
 
     monkeypatch.setattr(DeliveryWorker, "_find_due", counted)
     monkeypatch.setattr(due, "POLL_INTERVAL", 60.0)
@@ -244,10 +244,10 @@ def test_a_paused_or_waiting_endpoint_reads_nothing_at_a_commit_and_resumes_at_o
     sender.apply(desk(receiver))
     sender.make()
     eventually(lambda: sender.status().state.last_error)
-    before = looks["desk"]
+    before = reads["desk"]
     sender.make(50)
-    assert looks["desk"] < before + 5, "some may be on their way when the request has failed"
-    sender.ask(sender.webhooks.resume("desk"))
+    assert reads["desk"] < before + 5, "some reads may be in progress when the request fails"
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: sender.status().backlog.events == 0)
 
 
@@ -261,7 +261,7 @@ def test_retry_after_of_the_receiver_is_respected(sender: Sender, receiver: Rece
     assert state.failing_since is not None
     assert state.retry_at is not None
     assert timedelta(minutes=59) < state.retry_at - state.failing_since < timedelta(minutes=61)
-    sender.ask(sender.webhooks.resume("desk"))  # a resume ignores Retry-After
+    sender.run(sender.webhooks.resume("desk"))  # a resume ignores Retry-After
     eventually(lambda: len(receiver.requests) == 2)
 
 
@@ -297,12 +297,12 @@ def test_an_endpoint_that_responds_with_410_is_paused_and_loses_no_event(
     sender.apply(desk(receiver))
     sender.make(3)
     eventually(lambda: sender.status().state.pause_reason is PauseReason.GONE)
-    asked = len(receiver.requests)
+    before = len(receiver.requests)
     sender.make(3)
     paused = [line for line in log_lines() if line["event"] == "webhook.paused"]
     assert [(line["level"], line["pause_reason"], line["endpoint"]) for line in paused] == [("error", "gone", "desk")]
-    assert len(receiver.requests) == asked
-    sender.ask(sender.webhooks.resume("desk"))
+    assert len(receiver.requests) == before
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: set(receiver.seqs) == set(sender.seqs()))
     assert [seq for request in receiver.requests[1:] for seq in request.seqs] == sender.seqs()
 
@@ -316,7 +316,7 @@ def test_an_endpoint_that_fails_for_too_long_is_paused_and_resumes_with_its_back
     eventually(lambda: sender.status().state.pause_reason is PauseReason.GAVE_UP)
     receiver.answer = status(200)
     before = len(receiver.requests)
-    sender.ask(sender.webhooks.resume("desk"))
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == sender.seqs())
 
 
@@ -343,12 +343,12 @@ def test_a_resume_during_a_request_takes_effect(sender: Sender, receiver: Receiv
         resumed.wait(30)
         status(500)(handler)
 
-    # The pause that it asks for makes the second attempt the last one before it is given up.
+    # Retry-After makes the second attempt the last one before the endpoint is paused.
     receiver.answers = [status(503, Retry_After="60"), fail_when_resumed]
     sender.apply(desk(receiver, give_up_after="100ms"))
     sender.make()
     eventually(lambda: len(receiver.requests) == 2)
-    sender.ask(sender.webhooks.resume("desk"))
+    sender.run(sender.webhooks.resume("desk"))
     resumed.set()
     eventually(lambda: len(receiver.requests) == 3)
     eventually(lambda: sender.status().state.failures == 0)
@@ -373,27 +373,27 @@ def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, 
         for _ in range(30):
             sender.make()
         eventually(lambda: receiver.seqs == sender.seqs())
-        assert len(stuck.requests) == 1, "it still waits for the first answer"
+        assert len(stuck.requests) == 1, "the first request still waits for its response"
 
 
 @contextmanager
 def all_busy(store: Store, lane: Lane) -> Iterator[threading.Event]:
     """Occupy all connections of a lane with reads that end when the event is set or the block ends."""
-    taken, enough = threading.Semaphore(0), threading.Event()
+    taken, release = threading.Semaphore(0), threading.Event()
 
-    def look(_view: View) -> None:
+    def occupy(_view: View) -> None:
         taken.release()
-        enough.wait()
+        release.wait()
 
     with ThreadPoolExecutor(READERS) as readers:
         for _ in range(READERS):
-            readers.submit(store.read, look, lane=lane)
+            readers.submit(store.read, occupy, lane=lane)
         try:
             for _ in range(READERS):
                 assert taken.acquire(timeout=10)
-            yield enough
+            yield release
         finally:
-            enough.set()
+            release.set()
 
 
 def test_slow_reads_of_other_requests_delay_no_delivery(sender: Sender, receiver: Receiver) -> None:
@@ -420,7 +420,7 @@ def test_a_received_response_counts_however_slow_the_database_is(sender: Sender,
         eventually(lambda: receiver.requests and len(second.requests) == len(others))
         eventually(lambda: sum(row.events for row in sender.deliveries("other0")) == 1)
         with all_busy(store, "deliveries"):
-            sender.make()  # each of the others looks, and waits for a connection
+            sender.make()  # each other endpoint begins a read, which waits for a connection
             answer_now.set()
             eventually(sender.deliveries)
             [delivery] = sender.deliveries()
@@ -433,18 +433,18 @@ def test_a_received_response_counts_however_slow_the_database_is(sender: Sender,
 def test_a_name_server_that_does_not_respond_delays_only_its_endpoint_and_no_stop(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, answers, asked = socket.getaddrinfo, threading.Event(), Counter[str]()
+    lookup, responds, lookups = socket.getaddrinfo, threading.Event(), Counter[str]()
 
     def silent(host: str, port: int, *args: Any, **more: Any) -> Any:
         if host.startswith("silent") and not more.get("flags"):
-            asked[host] += 1
-            answers.wait()
-            return found("127.0.0.1", port, *args, **more)
-        return found(host, port, *args, **more)
+            lookups[host] += 1
+            responds.wait()
+            return lookup("127.0.0.1", port, *args, **more)
+        return lookup(host, port, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     receiver.answer = status(200, Connection="close")  # otherwise the name is not resolved again
-    names = [f"silent{number}" for number in range(33)]  # more than the threads that event loops have for it
+    names = [f"silent{number}" for number in range(33)]  # more than the default threads of an event loop
     try:
         sender.apply(
             *({"name": name, "url": f"http://{name}:{receiver.port}/", "timeout": "200ms"} for name in names),
@@ -453,19 +453,19 @@ def test_a_name_server_that_does_not_respond_delays_only_its_endpoint_and_no_sto
         sender.make()
         eventually(lambda: all(sender.status(name).state.failures >= 2 for name in names))
         eventually(lambda: receiver.seqs == sender.seqs())
-        assert asked == Counter(names), "no second question while the first is open"
-        answers.set()
+        assert lookups == Counter(names), "no second look-up while the first is in progress"
+        responds.set()
         eventually(lambda: all(sender.status(name).state.failures == 0 for name in names))
-        answers.clear()
-        asked.clear()
+        responds.clear()
+        lookups.clear()
         sender.make()
-        eventually(lambda: asked)
-        # The name server stays silent until the test ends: a stop that waited for it would not return before.
+        eventually(lambda: lookups)
+        # The name server does not respond before the end of the test, so a stop that waited for it would not return.
         stop = threading.Thread(target=sender.webhooks.stop)
         stop.start()
         eventually(lambda: not stop.is_alive())
     finally:
-        answers.set()
+        responds.set()
 
 
 def test_a_filter_selects_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:
@@ -490,16 +490,16 @@ def test_a_filter_selects_types_of_events_and_of_sessions(sender: Sender, receiv
 def test_the_backlog_counts_only_events_that_pass_the_filter(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver, session_types=["support"]), desk(receiver, name="closed", events=["session.closed"]))
     for name in ("desk", "closed"):
-        sender.ask(sender.webhooks.pause(name))
+        sender.run(sender.webhooks.pause(name))
     [first, *_] = sender.make(3, SessionType.SUPPORT)
     lives = sender.make(4)
     behind = sender.status().backlog
     assert (behind.events, behind.oldest) == (3, first.created_at)
     assert sender.status("closed").backlog == outbox.Backlog(0, None)
-    sender.ask(sender.webhooks.resume("desk"))
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: sender.status().backlog == outbox.Backlog(0, None))
     for live in lives:
-        sender.world.close(live)  # not for it: passed over, and that is not written down each time
+        sender.world.close(live)  # the filter skips these events, and the cursor is not stored for each
     assert sender.status().backlog == outbox.Backlog(0, None)
 
 
@@ -534,7 +534,7 @@ def test_a_reload_keeps_the_worker_of_an_unchanged_endpoint(sender: Sender, rece
         return {name: running.worker for name, running in sender.webhooks._workers.items()}
 
     before = reload()
-    assert sender.webhooks._workers["desk"].inputs.trust is None, "nothing is made for TLS without it"
+    assert sender.webhooks._workers["desk"].inputs.trust is None, "without TLS, no certificates are loaded"
     assert reload() == before
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     after = reload()
@@ -594,7 +594,7 @@ def test_a_request_interrupted_by_a_stop_is_repeated_with_the_same_id(
     [session] = sender.make()
     eventually(lambda: sender.status().backlog.events == 0)
     receiver.answers = [trickle]
-    sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session=session.id))
+    sender.run(sender.webhooks.replay("desk", from_seq=None, since=None, session=session.id))
     eventually(lambda: len(receiver.requests) == 2)
     sender.webhooks.stop()
     sender.webhooks = Webhooks(sender.world.store, tmp_path)
@@ -662,14 +662,14 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     eventually(lambda: receiver.seqs == sender.seqs())
     first, _, third = sender.seqs()
     ids = {request.headers["webhook-id"]: request.seqs for request in receiver.requests}
-    sender.ask(sender.webhooks.pause("desk"))
+    sender.run(sender.webhooks.pause("desk"))
     sender.make()
 
     def replayed(**what: Any) -> list[int]:
         """Request a replay; return the numbers of the events that arrive."""
         before = len(receiver.requests)
-        asked: dict[str, Any] = {"from_seq": None, "since": None, "session": None}
-        sender.ask(sender.webhooks.replay("desk", **{**asked, **what}))
+        query: dict[str, Any] = {"from_seq": None, "since": None, "session": None}
+        sender.run(sender.webhooks.replay("desk", **{**query, **what}))
         eventually(lambda: len(receiver.requests) > before and sender.status().replays == 0)
         for request in receiver.requests[before:]:
             request.verify()
@@ -680,10 +680,10 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     assert replayed(session=one.id) == [first, third]
     assert replayed(since=one.created_at - HOUR) == sender.seqs()
     assert sender.status().backlog.events == 1, "a replay does not move the cursor"
-    sender.ask(sender.webhooks.resume("desk"))
+    sender.run(sender.webhooks.resume("desk"))
     eventually(lambda: sender.status().backlog.events == 0)
     assert [event["eventId"] for event in receiver.requests[-1].events] == [
-        told.payload(sender.world.store.database_id)["eventId"] for told in sender.world.events()[-1:]
+        entry.payload(sender.world.store.database_id)["eventId"] for entry in sender.world.events()[-1:]
     ]
 
 
@@ -699,12 +699,12 @@ def test_during_a_long_replay_every_other_request_has_new_events(sender: Sender,
         return status(200)(*_)
 
     receiver.answer = answer
-    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    sender.run(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
     eventually(lambda: sender.status().replays == 0 and len(receiver.requests) == 45)
-    told = [request.events[0]["id"] for request in receiver.requests]
-    assert [one for one in told if one in history] == history
-    assert [one for one in told if one in new] == new
-    assert told.index(new[-1]) < 12
+    sent = [request.events[0]["id"] for request in receiver.requests]
+    assert [one for one in sent if one in history] == history
+    assert [one for one in sent if one in new] == new
+    assert sent.index(new[-1]) < 12
 
 
 @ON_SQLITE
@@ -713,20 +713,20 @@ def test_a_filter_that_matches_nothing_advances_its_cursor_in_bounded_reads(
 ) -> None:
     monkeypatch.setattr(view, "WINDOW", 10)
     monkeypatch.setattr(worker, "SKIPPED_ON_THE_WAY", 20)
-    looks: list[int] = []
+    reads: list[int] = []
     page = View.page
 
-    def noted(self: View, after: int, *rest: Any) -> Any:
-        looks.append(after)
+    def record(self: View, after: int, *rest: Any) -> Any:
+        reads.append(after)
         return page(self, after, *rest)
 
-    monkeypatch.setattr(View, "page", noted)
+    monkeypatch.setattr(View, "page", record)
     sender.make(100)
     sender.apply(desk(receiver, session_types=["support"], **{"from": "beginning"}))
-    eventually(lambda: max(looks, default=0) >= 100)
-    assert sender.status().state.cursor >= 80, "where it is, is written down on the way"
-    assert looks == sorted(looks)
-    assert len([after for after in looks if after < 100]) <= 12, "no event is looked at twice"
+    eventually(lambda: max(reads, default=0) >= 100)
+    assert sender.status().state.cursor >= 80, "the worker stores the cursor on the way"
+    assert reads == sorted(reads)
+    assert len([after for after in reads if after < 100]) <= 12, "no event is read twice"
     [support] = sender.make(session_type=SessionType.SUPPORT)
     eventually(lambda: len(receiver.requests) == 1)
     assert receiver.requests[0].events[0]["id"] == support.id
@@ -735,7 +735,7 @@ def test_a_filter_that_matches_nothing_advances_its_cursor_in_bounded_reads(
 def test_a_replay_of_an_unknown_session_is_refused(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     with pytest.raises(UnknownSession):
-        sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session="nobody"))
+        sender.run(sender.webhooks.replay("desk", from_seq=None, since=None, session="nobody"))
     assert sender.status().replays == 0
 
 
@@ -745,10 +745,10 @@ def test_a_failed_replay_is_retried(sender: Sender, receiver: Receiver) -> None:
     eventually(lambda: receiver.seqs == sender.seqs())
     before = len(receiver.requests)
     receiver.answers = [status(500), status(500)]
-    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    sender.run(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
     eventually(lambda: sender.status().replays == 0 and len(receiver.requests) == before + 3)
     assert receiver.requests[-1].seqs == sender.seqs()
-    assert sender.status().state.failures == 0, "that is the replay's own affair"
+    assert sender.status().state.failures == 0, "a failed replay is no failure of the endpoint"
 
 
 @pytest.mark.parametrize(("answer", "patience"), [(status(410), "3d"), (status(500), "100ms")])
@@ -760,7 +760,7 @@ def test_an_abandoned_replay_is_logged_and_stops_nothing_else(
     sender.make(3)
     eventually(lambda: sender.status().backlog.events == 0)
     receiver.answer = answer
-    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    sender.run(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
     eventually(lambda: sender.status().replays == 0)
     [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.replay_ended"])
     assert (line["level"], line["endpoint"]) == ("error", "desk")
@@ -793,25 +793,25 @@ def test_at_most_two_connections_are_open_to_an_endpoint(sender: Sender, receive
     async def ping_often() -> list[Delivery]:
         return await asyncio.gather(*(sender.webhooks.ping("desk") for _ in range(10)))
 
-    assert all(tried.ok for tried in sender.ask(ping_often()))
+    assert all(tried.ok for tried in sender.run(ping_often()))
     eventually(lambda: sender.status().backlog.events == 0)
     assert most == 2
 
 
 def test_a_ping_is_signed_and_recorded_and_is_no_event(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
-    sender.ask(sender.webhooks.pause("desk"))
-    delivery = sender.ask(sender.webhooks.ping("desk"))
+    sender.run(sender.webhooks.pause("desk"))
+    delivery = sender.run(sender.webhooks.ping("desk"))
     assert (delivery.ok, delivery.status) == (True, 200)
     [request] = receiver.requests
     request.verify()
-    [said] = request.events
-    assert said.keys() == {"type", "ts", "message"}
-    assert said["type"] == "ping"
+    [body] = request.events
+    assert body.keys() == {"type", "ts", "message"}
+    assert body["type"] == "ping"
     assert sender.seqs() == []
     assert [row.kind for row in sender.deliveries()] == ["ping"]
     with pytest.raises(UnknownWebhook):
-        sender.ask(sender.webhooks.ping("nobody"))
+        sender.run(sender.webhooks.ping("nobody"))
 
 
 def test_the_delivery_log_has_its_own_retention(sender: Sender, receiver: Receiver) -> None:
@@ -844,14 +844,14 @@ def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Re
         thread.join()
     eventually(lambda: sender.status().backlog.events == 0, deadline=30)
     taken = [row for row in sender.deliveries() if row.ok]
-    told = [
+    delivered = [
         seq
         for row in taken
         for request in [next(one for one in receiver.requests if one.headers["webhook-id"] == row.webhook_id)]
         for seq in request.seqs
     ]
-    assert told == sender.seqs()
-    assert len(told) == 100
+    assert delivered == sender.seqs()
+    assert len(delivered) == 100
 
 
 @pytest.fixture
@@ -873,8 +873,8 @@ def test_one_of_two_daemons_delivers_the_events_of_both(senders: tuple[Sender, S
     for thread in threads:
         thread.join()
     eventually(lambda: len(receiver.seqs) >= 40)
-    assert receiver.seqs == senders[0].seqs(), "in order, and none twice"
-    assert all(sender.heard for sender in senders)
+    assert receiver.seqs == senders[0].seqs(), "in order, each once"
+    assert all(sender.peer_commits for sender in senders)
 
 
 def test_a_command_sent_to_the_other_daemon_takes_effect_at_once(
@@ -886,11 +886,11 @@ def test_a_command_sent_to_the_other_daemon_takes_effect_at_once(
     one.make(2)
     eventually(lambda: len(receiver.seqs) == 2)
     two.apply(desk(receiver))
-    two.ask(two.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    two.run(two.webhooks.replay("desk", from_seq=1, since=None, session=None))
     eventually(lambda: receiver.seqs == [1, 2, 1, 2])
-    two.ask(two.webhooks.pause("desk"))
+    two.run(two.webhooks.pause("desk"))
     two.make()
-    two.ask(two.webhooks.resume("desk"))
+    two.run(two.webhooks.resume("desk"))
     eventually(lambda: receiver.seqs == [1, 2, 1, 2, 3])
 
 
@@ -902,7 +902,7 @@ def test_the_remaining_daemon_takes_over_deliveries_within_seconds(
     one.make(2)
     eventually(lambda: len(receiver.seqs) == 2)
     two.apply(desk(receiver))
-    one.webhooks.stop()  # as far as anybody can see, it has gone
+    one.webhooks.stop()  # to the other daemon, this looks like the end of the process
     two.make(2)
     eventually(lambda: receiver.seqs == two.seqs())
 
@@ -917,7 +917,7 @@ def test_a_daemon_that_drops_an_endpoint_during_a_request_releases_it(
         one.make()
         eventually(lambda: len(stuck.requests) == 1)
         two.apply(desk(receiver))
-        one.apply()  # it is one's no more, and the request is cut off
+        one.apply()  # this cancels the request and releases the endpoint
         eventually(lambda: receiver.seqs == two.seqs())
 
 

@@ -21,26 +21,26 @@ from tminus.domain.lifecycle import TABLE
 from tminus.domain.types import SessionType, Status, Timeouts, Trigger
 from tminus.monitoring.metrics import BACKLOG, JOBS, Metrics, _Process
 from tminus.storage import Transaction, View
-from tminus.storage import store as door
+from tminus.storage import store as store_module
 from tminus.storage.writer import BATCH
 
 HOUR = timedelta(hours=1)
 
 
 class Commits:
-    """Stores the notifications of the writer after each commit."""
+    """Records the transitions and the number of jobs of each commit."""
 
     def __init__(self) -> None:
-        self.moves: Counter[str] = Counter()
+        self.transitions: Counter[str] = Counter()
         self.jobs: list[int] = []
 
     def __call__(self, tx: Transaction) -> None:
-        self.moves += tx.transitions
+        self.transitions += tx.transitions
         self.jobs.append(tx.jobs)
 
 
 def value(metrics: Metrics, sample: str) -> float | None:
-    """Return the value of one sample of a scrape; None if there is none."""
+    """Return the value of one sample of a scrape, or None if the scrape does not have it."""
     found = re.search(rf"^{re.escape(sample)} (\S+)$", metrics.scrape().decode(), re.MULTILINE)
     return float(found[1]) if found else None
 
@@ -66,12 +66,12 @@ def test_every_trigger_is_counted_whatever_causes_it(database: Database, clock: 
     world.close(knocked)
     world.passes(hours=2)
 
-    assert commits.moves == {
+    assert commits.transitions == {
         Trigger.CREATE: 4, Trigger.CLOSE: 2, Trigger.SCHEDULE: 2, Trigger.RESCHEDULE: 2, Trigger.OPEN: 1,
         Trigger.KNOCK: 2, Trigger.ADMIT: 1, Trigger.DENY: 1, Trigger.JOIN: 2, Trigger.LEAVE: 1, Trigger.IDLE: 1,
         Trigger.TIME_LIMIT: 1, Trigger.EXPIRE: 1,
     }  # fmt: skip
-    assert set(commits.moves) == {row.trigger for row in TABLE}
+    assert set(commits.transitions) == {row.trigger for row in TABLE}
 
 
 def test_rolled_back_transitions_are_not_counted(database: Database, clock: SettableClock) -> None:
@@ -79,20 +79,20 @@ def test_rolled_back_transitions_are_not_counted(database: Database, clock: Sett
     world = World(database.open(clock, committed=commits), clock)
 
     def fail(tx: Transaction) -> None:
-        verb(tx)
+        write(tx)
         raise RuntimeError("after it has written")
 
-    def verb(tx: Transaction) -> Any:
+    def write(tx: Transaction) -> Any:
         tx.add(session(id=f"s{len(commits.jobs)}"), TABLE[0], Timeouts())
 
     with held(world.store):
-        good, bad = world.store.submit(verb), world.store.submit(fail)
+        good, bad = world.store.submit(write), world.store.submit(fail)
     good.result(30)
     with pytest.raises(RuntimeError):
         bad.result(30)
 
-    assert commits.moves == {Trigger.CREATE: 1}
-    assert commits.jobs == [1, 1], "the one that held the writer, and the good one alone"
+    assert commits.transitions == {Trigger.CREATE: 1}
+    assert commits.jobs == [1, 1], "first the job that held the writer, then the job that did not fail"
 
 
 def test_the_number_of_jobs_of_a_commit_is_counted(database: Database) -> None:
@@ -134,7 +134,7 @@ def test_the_backlog_counts_sessions_that_are_due_and_not_processed(database: Da
     store.submit(fill).result(30)
 
     assert value(metrics, "tminus_due_backlog") == 2
-    assert store.read(lambda view: view.backlog(now, 1)) == 1, "counted no further than it was told"
+    assert store.read(lambda view: view.backlog(now, 1)) == 1, "the count stops at its limit"
     assert BACKLOG > 1
 
 
@@ -145,7 +145,7 @@ def test_the_backlog_is_counted_in_the_index_of_the_scheduler(database: Database
 
     def explain(tx: Transaction) -> str:
         if database.kind == "postgresql":
-            tx._connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # or it reads an empty table as it is
+            tx._connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # it scans empty tables
         counted = "SELECT count(*) FROM (SELECT id FROM session WHERE due_at <= 1 LIMIT 10)"
         return str(tx._connection.exec_driver_sql(f"{plan}{counted} AS late").all())
 
@@ -191,40 +191,40 @@ def test_process_metrics_are_present_although_the_boot_time_is_hidden(tmp_path: 
     """A unit with `ProcSubset=pid` hides /proc/stat."""
     (tmp_path / "self").symlink_to("/proc/self")
 
-    told = {metric.name: metric.samples[0].value for metric in _Process(proc=str(tmp_path), registry=None).collect()}
+    values = {metric.name: metric.samples[0].value for metric in _Process(proc=str(tmp_path), registry=None).collect()}
 
-    assert told["process_resident_memory_bytes"] > 0
-    assert 0 < wall_clock.now().timestamp() - told["process_start_time_seconds"] < 3600
+    assert values["process_resident_memory_bytes"] > 0
+    assert 0 < wall_clock.now().timestamp() - values["process_start_time_seconds"] < 3600
 
 
 def test_sessions_are_counted_again_only_after_new_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = 0
+    queries = 0
     count = View.counts
 
     def counted(view: View) -> dict[Status, int]:
-        nonlocal asked
-        asked += 1
+        nonlocal queries
+        queries += 1
         return count(view)
 
     monkeypatch.setattr(View, "counts", counted)
-    monkeypatch.setattr(door, "QUICK_COUNT", float("inf"))
+    monkeypatch.setattr(store_module, "QUICK_COUNT", float("inf"))
     assert world.store.counts() == {Status.SCHEDULED: 0, Status.NEW: 0, Status.ACTIVE: 0}
     session = world.create()
     assert [world.store.counts()[Status.NEW] for _ in range(3)] == [1, 1, 1]
-    assert asked == 2
+    assert queries == 2
     world.close(session)
-    monkeypatch.setattr(door, "QUICK_COUNT", -1.0)  # from here on it takes too long to be done whenever somebody asks
+    monkeypatch.setattr(store_module, "QUICK_COUNT", -1.0)  # every count is slow now
     assert world.store.counts()[Status.NEW] == 0
-    monkeypatch.setattr(door, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(store_module, "monotonic", lambda: 0.0)
     world.create()
-    assert world.store.counts()[Status.NEW] == 0, "as old as that"
+    assert world.store.counts()[Status.NEW] == 0, "the count from before this session is still valid"
 
 
 def test_counts_are_not_older_than_their_limit_after_one_slow_count(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "QUICK_COUNT", -1.0)
-    monkeypatch.setattr(door, "COUNT_AGE", 0.0)
+    monkeypatch.setattr(store_module, "QUICK_COUNT", -1.0)
+    monkeypatch.setattr(store_module, "COUNT_AGE", 0.0)
     for number in range(1, 4):
         world.create()
         assert world.store.counts()[Status.NEW] == number

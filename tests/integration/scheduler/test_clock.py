@@ -1,4 +1,4 @@
-"""Sweeps and retention: sessions open, expire and close; deadlines follow the time-outs; old rows are removed."""
+"""Sweeps and retention: sessions open, expire and close at their deadlines, and old rows are removed."""
 
 import threading
 from collections.abc import Callable
@@ -32,7 +32,7 @@ T = TypeVar("T")
 MS = timedelta(milliseconds=1)
 
 
-# --- single moves -----------------------------------------------------------------------------------------------------
+# --- single transitions -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("session_type", SessionType)
@@ -87,9 +87,9 @@ def test_the_time_limit_closes_a_session_and_everybody_leaves(world: World) -> N
     assert (closed.status, closed.close_reason) == (Status.CLOSED, CloseReason.TIME_LIMIT)
     assert (closed.participants, closed.pin) == (0, 0)
     assert [participant.left_at for participant in world.participants(active)] == [left_at, world.now]
-    told = world.events(active)[-1]
-    assert (told.event.reason, told.event.participants) == (CloseReason.TIME_LIMIT, 0)
-    assert told.payload("d")["seconds"] == 3600
+    closing = world.events(active)[-1]
+    assert (closing.event.reason, closing.event.participants) == (CloseReason.TIME_LIMIT, 0)
+    assert closing.payload("d")["seconds"] == 3600
 
 
 def test_an_active_session_without_a_time_limit_has_no_deadline(world: World) -> None:
@@ -99,7 +99,7 @@ def test_an_active_session_without_a_time_limit_has_no_deadline(world: World) ->
     assert world.stored(active).status is Status.ACTIVE
 
 
-# --- late -------------------------------------------------------------------------------------------------------------
+# --- late transitions -------------------------------------------------------------------------------------------------
 
 
 def test_each_late_transition_has_its_delay(world: World) -> None:
@@ -136,19 +136,19 @@ def test_missed_transitions_of_all_sessions_run_in_the_order_of_their_deadlines(
     active = world.create()
     names[active.id] = "e"
     world.clock.passes(minutes=19)
-    world.leave(active, world.join(active))  # closed for emptiness at minute 34
+    world.leave(active, world.join(active))  # the empty time-out closes it at minute 34
     seq = world.events()[-1].event.seq
     world.clock.passes(hours=5)
-    moves = 0
+    transitions = 0
     while True:
-        moved = world.run(lambda tx: do_due(tx, world.settings.lifecycle.timeouts, limit))
-        assert moved.done.total() <= limit
-        moves += moved.done.total()
-        if not moved.more:
+        batch = world.run(lambda tx: do_due(tx, world.settings.lifecycle.timeouts, limit))
+        assert batch.done.total() <= limit
+        transitions += batch.done.total()
+        if not batch.more:
             break
-    assert moves == 9
-    told = world.store.read(lambda view: view.events(seq, 100))
-    assert [(names[one.event.session_id], one.event.type.value.removeprefix("session.")) for one in told] == [
+    assert transitions == 9
+    events = world.store.read(lambda view: view.events(seq, 100))
+    assert [(names[entry.event.session_id], entry.event.type.value.removeprefix("session.")) for entry in events] == [
         ("e", "closed"),  # minute 34
         ("a", "ready"),  # 50
         ("b", "ready"),  # 60
@@ -162,16 +162,16 @@ def test_missed_transitions_of_all_sessions_run_in_the_order_of_their_deadlines(
 
 
 def test_one_sweep_processes_a_herd_larger_than_a_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "BATCH_TIME", 60)  # on no machine does a batch take that long
+    monkeypatch.setattr(sweeps, "BATCH_TIME", 60)  # longer than a batch takes on any machine
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
     monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
     batches: list[int] = []
 
     def submit(job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         future = world.store.submit(job, clock=clock)
-        moved = future.result()
-        assert isinstance(moved, DueBatch)
-        batches.append(moved.done.total())
+        batch = future.result()
+        assert isinstance(batch, DueBatch)
+        batches.append(batch.done.total())
         return future
 
     start = world.now + HOUR
@@ -181,7 +181,7 @@ def test_one_sweep_processes_a_herd_larger_than_a_batch(world: World, monkeypatc
     assert sweeps.do_all_due(submit, world.settings.lifecycle.timeouts).transitions == {Trigger.OPEN: 50}
     assert batches == [4, 8, 16, 16, 6]
     assert {found.status for found in world.all_sessions().values()} == {Status.NEW}
-    assert [told.event.session_id for told in world.events()] == [f"s{n:03}" for n in range(50)]
+    assert [entry.event.session_id for entry in world.events()] == [f"s{n:03}" for n in range(50)]
 
 
 def test_a_stopped_sweep_leaves_the_rest_for_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +189,9 @@ def test_a_stopped_sweep_leaves_the_rest_for_the_next(world: World, monkeypatch:
     for _ in range(6):
         world.schedule(HOUR)
     world.clock.passes(HOUR)
-    looks = iter([False, True])
+    stops = iter([False, True])
     assert sweeps.do_all_due(
-        world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)
+        world.store.submit, world.settings.lifecycle.timeouts, lambda: next(stops)
     ).transitions == {Trigger.OPEN: 2}
     assert world.advance().transitions == {Trigger.OPEN: 4}
 
@@ -220,7 +220,7 @@ def test_a_transaction_has_the_earliest_deadline_that_it_set(world: World) -> No
     assert world.run(job) == world.now + 110 * MINUTE
 
 
-# --- the clock is set -------------------------------------------------------------------------------------------------
+# --- clock steps ------------------------------------------------------------------------------------------------------
 
 
 def test_a_step_back_repeats_no_transition(world: World) -> None:
@@ -250,7 +250,7 @@ def test_after_a_step_back_a_session_is_opened_at_its_time_by_the_new_clock(worl
     assert world.stored(scheduled).status is Status.NEW
 
 
-# --- no PIN is free ---------------------------------------------------------------------------------------------------
+# --- no free PIN ------------------------------------------------------------------------------------------------------
 
 
 def test_sessions_are_postponed_until_a_pin_is_free(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,15 +260,15 @@ def test_sessions_are_postponed_until_a_pin_is_free(world: World, monkeypatch: p
     live = world.schedule(30 * MINUTE)
     sweep = world.passes(minutes=20)
     assert (sweep.transitions, sweep.without_pin) == ({Trigger.OPEN: 2}, 2)
-    assert world.stored(live).status is Status.NEW, "who needs no PIN does not wait"
+    assert world.stored(live).status is Status.NEW, "a session without a PIN does not wait"
     still = [one for one in waiting if world.stored(one).status is Status.SCHEDULED]
     assert len(still) == 2
     assert {world.stored(one).due_at for one in still} == {world.now + PIN_RETRY}
-    assert world.passes(PIN_RETRY - MS).without_pin == 0, "not tried at every look"
+    assert world.passes(PIN_RETRY - MS).without_pin == 0, "a sweep before the retry does not try again"
     world.close(first)
     sweep = world.passes(MS)
     assert (sweep.transitions, sweep.without_pin) == ({Trigger.OPEN: 1}, 1)
-    assert sweep.worst_lag == PIN_RETRY, "as late as the event says, not as late as the last try"
+    assert sweep.worst_lag == PIN_RETRY, "since the first deadline, as in the event, and not since the last attempt"
     assert world.events()[-1].lag_ms == 5000
     open_pins = [one.pin for one in world.all_sessions().values() if one.pin]
     assert sorted(open_pins) == [100_000, 100_001]
@@ -288,17 +288,17 @@ def test_no_session_of_a_pin_type_opens_without_a_pin_with_any_batch_size(
             )
         )  # fmt: skip
     world.clock.passes(HOUR)
-    opened = put_off = 0
+    opened = postponed = 0
     for _ in range(20):
-        moved = world.run(lambda tx: do_due(tx, Timeouts(), limit))
-        assert moved.done.total() + moved.without_pin <= limit
-        opened, put_off = opened + moved.done[Trigger.OPEN], put_off + moved.without_pin
-        if not moved.more:
+        batch = world.run(lambda tx: do_due(tx, Timeouts(), limit))
+        assert batch.done.total() + batch.without_pin <= limit
+        opened, postponed = opened + batch.done[Trigger.OPEN], postponed + batch.without_pin
+        if not batch.more:
             break
-    assert (opened, put_off) == (3, 6)
+    assert (opened, postponed) == (3, 6)
     found = world.all_sessions().values()
     assert sorted(one.pin for one in found if one.status is Status.NEW) == list(ids.PINS)
-    assert {one.id for one in found if one.status is Status.NEW} == {"s0", "s1", "s2"}, "the first come first"
+    assert {one.id for one in found if one.status is Status.NEW} == {"s0", "s1", "s2"}, "the earliest deadlines"
 
 
 def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_scheduler(
@@ -307,15 +307,15 @@ def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_sche
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     holder = world.create(SessionType.SUPPORT)
     world.join(holder)
-    starved = world.schedule(30 * MINUTE, SessionType.SUPPORT)
+    waiting = world.schedule(30 * MINUTE, SessionType.SUPPORT)
     other = world.schedule(5 * HOUR)
     world.passes(4 * HOUR)
-    assert world.stored(starved).status is Status.SCHEDULED
+    assert world.stored(waiting).status is Status.SCHEDULED
     assert world.passes(2 * HOUR).transitions[Trigger.OPEN] == 1
-    assert world.stored(other).status is not Status.SCHEDULED, "the clock has stopped for everybody"
+    assert world.stored(other).status is not Status.SCHEDULED, "the scheduler still opens other sessions"
     world.close(holder)
     world.passes(PIN_RETRY)
-    assert world.told(starved) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
+    assert world.told(waiting) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
 
 
 # --- new time-outs ----------------------------------------------------------------------------------------------------
@@ -326,10 +326,10 @@ def test_new_timeouts_change_stored_deadlines_but_not_expires_at(world: World) -
     world.leave(empty, world.join(empty))
     world.join(busy)
     before = {one.id: world.stored(one) for one in (scheduled, new, empty, busy)}
-    moved = sweeps.recompute_deadlines(
+    changed = sweeps.recompute_deadlines(
         world.store.submit, Timeouts(lead=30 * MINUTE, new=5 * HOUR, empty=MINUTE, max_active=3 * HOUR)
     )
-    assert moved == 3
+    assert changed == 3
     assert world.stored(scheduled).due_at == world.now + 90 * MINUTE
     assert world.stored(new) == before[new.id]
     assert (world.stored(empty).due_at, world.stored(empty).due_trigger) == (world.now + MINUTE, Trigger.IDLE)
@@ -337,7 +337,7 @@ def test_new_timeouts_change_stored_deadlines_but_not_expires_at(world: World) -
     for session_id, was in before.items():
         now = world.stored(session_id)
         assert (now.expires_at, now.version, now.updated_at) == (was.expires_at, was.version, was.updated_at)
-    assert len(world.events()) == 9, "a caller sees no change, so none is told"
+    assert len(world.events()) == 9, "callers see no change, so no event is recorded"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_unchanged_timeouts_are_applied_once(world: World) -> None:
         return world.store.submit(job, clock=clock)
 
     assert sweeps.recompute_deadlines(submit, Timeouts(lead=MINUTE)) == 0
-    assert len(jobs) == 1, "it asked which hold, and looked at no session"
+    assert len(jobs) == 1, "one job reads the stored time-outs, and none reads sessions"
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
 
@@ -383,7 +383,7 @@ def test_a_longer_lead_opens_sessions_within_it_at_once(world: World) -> None:
     sweep = world.advance()
     assert world.stored(scheduled).status is Status.NEW
     assert world.stored(scheduled).late_since is None
-    lag = timedelta(milliseconds=30)  # nobody was late before the lead was longer
+    lag = timedelta(milliseconds=30)  # since the change of the lead time
     assert (sweep.worst_lag, world.events(scheduled)[-1].lag_ms) == (lag, 30)
 
 
@@ -423,10 +423,10 @@ def test_retention_removes_in_batches_the_oldest_first_and_can_be_stopped(
     monkeypatch.setattr(sweeps, "FIRST_REMOVAL", 6)
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
-    # Before, there is one look each at agent sessions, sign-in codes, answers to challenges, and the idempotency
-    # records of single requests and of batches, and parts of batches.
-    looks = iter([False] * 7 + [True])
-    assert sweeps.remove_old(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
+    # Before the sessions, `stop` is called once each for agent sessions, sign-in codes, answers to challenges,
+    # idempotency records of single requests, those of batches, and parts of batches.
+    stops = iter([False] * 7 + [True])
+    assert sweeps.remove_old(world.store.submit, HOUR, stop=lambda: next(stops)) == 3
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
     assert sweeps.remove_old(world.store.submit, HOUR) == 5
     assert world.all_sessions() == {}
@@ -450,20 +450,20 @@ def test_a_batch_of_retention_is_limited_by_rows_also_within_one_session(world: 
         assert 0 <= rows - left <= 10
         rows = left
         if long.id in world.all_sessions():
-            assert world.told(long)[-1] is EventType.CLOSED  # as the session says, so that a check finds nothing wrong
+            assert world.told(long)[-1] is EventType.CLOSED  # the session is closed, as a check requires
     assert (rows, world.all_sessions()) == (0, {})
     assert batches >= 6
 
 
 def test_after_the_clock_jumps_ahead_nothing_is_removed_for_a_day(world: World) -> None:
     assert world.run(sweeps.retention_pause) is None
-    world.clock.passes(days=3)  # a weekend, and a little more
+    world.clock.passes(days=3)  # a little longer than a weekend
     assert world.run(sweeps.retention_pause) is None
     world.clock.passes(days=200)
-    noticed = world.run(sweeps.retention_pause)
-    assert noticed == sweeps.RetentionPause(timedelta(days=200), world.now + timedelta(days=1), is_new=True)
+    pause = world.run(sweeps.retention_pause)
+    assert pause == sweeps.RetentionPause(timedelta(days=200), world.now + timedelta(days=1), is_new=True)
     world.clock.passes(hours=23)
-    assert world.run(sweeps.retention_pause) == sweeps.RetentionPause(timedelta(days=200), noticed.until, is_new=False)
+    assert world.run(sweeps.retention_pause) == sweeps.RetentionPause(timedelta(days=200), pause.until, is_new=False)
     world.clock.passes(hours=1)
     assert world.run(sweeps.retention_pause) is None
 
@@ -486,7 +486,7 @@ def test_retention_does_not_free_event_numbers(world: World) -> None:
 
 
 def test_an_agents_oldest_agent_session_ends_when_it_has_too_many(world: World) -> None:
-    def begin(agent_id: int, name: str) -> AgentSession:
+    def row(agent_id: int, name: str) -> AgentSession:
         return AgentSession(
             secret_sha256=name, agent_id=agent_id, token_sha256="", started_at=world.now, expires_at=world.now + HOUR,
             client_app="", user_agent="", remote_ip="",
@@ -495,24 +495,24 @@ def test_an_agents_oldest_agent_session_ends_when_it_has_too_many(world: World) 
     def sign_in(*several: AgentSession) -> None:
         world.run(lambda tx: [tx.add_agent_session(one) for one in several])
 
-    sign_in(begin(8, "of another"))
+    sign_in(row(8, "of another"))
     for first in range(0, AGENT_SESSIONS_KEPT, 100):  # a transaction must not take ten seconds
-        sign_in(*(begin(7, f"{number}") for number in range(first, first + 100)))
+        sign_in(*(row(7, f"{number}") for number in range(first, first + 100)))
     assert world.store.read(lambda view: view.agent_session("0")) is not None
-    sign_in(begin(7, "one more"))
+    sign_in(row(7, "one more"))
     names = ("one more", "1", "of another", "0")
     left = world.store.read(lambda view: [name for name in names if view.agent_session(name)])
     assert left == ["one more", "1", "of another"]
 
 
 def test_expired_agent_sessions_and_idempotency_records_are_removed_after_a_day(world: World) -> None:
-    def begin(secret: str, expires: timedelta) -> AgentSession:
+    def row(secret: str, expires: timedelta) -> AgentSession:
         return AgentSession(
             secret_sha256=secret, agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW + expires, client_app="",
             user_agent="", remote_ip="",
         )  # fmt: skip
 
-    world.run(lambda tx: [tx.add_agent_session(begin("short", HOUR)), tx.add_agent_session(begin("long", 2 * DAYS))])
+    world.run(lambda tx: [tx.add_agent_session(row("short", HOUR)), tx.add_agent_session(row("long", 2 * DAYS))])
     key = keyed_request("k", {})
     world.make(keyed=key)
     world.clock.passes(DAYS)
@@ -540,19 +540,19 @@ def test_no_transition_leaves_the_status_closed(world: World) -> None:
 @pytest.mark.parametrize("lane", ["clock", "search"])
 def test_the_scheduler_does_not_wait_for_readers(world: World, lane: Lane) -> None:
     world.schedule(HOUR)
-    reading, let_go = threading.Barrier(READERS + 1), threading.Event()
+    reading, release = threading.Barrier(READERS + 1), threading.Event()
 
-    def look(_view: View) -> None:
+    def occupy(_view: View) -> None:
         reading.wait(10)
-        let_go.wait(10)
+        release.wait(10)
 
     with ThreadPoolExecutor() as readers:
-        busy = [readers.submit(world.store.read, look) for _ in range(READERS)]
-        reading.wait(10)  # each has a connection, and keeps it
+        busy = [readers.submit(world.store.read, occupy) for _ in range(READERS)]
+        reading.wait(10)  # each reader occupies a connection
         try:
-            seen = readers.submit(lambda: world.store.read(lambda view: view.next_due(), lane=lane)).result(5)
+            next_due = readers.submit(lambda: world.store.read(lambda view: view.next_due(), lane=lane)).result(5)
         finally:
-            let_go.set()
+            release.set()
         for one in busy:
             one.result(10)
-    assert seen is not None
+    assert next_due is not None

@@ -1,4 +1,4 @@
-"""The series of the configuration: made, changed and ended as the entries say, each once."""
+"""The series of the configuration: each is created, changed and ended once, as its entry requires."""
 
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ Lines = list[tuple[str, dict[str, Any]]]
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """The log lines of the part, by name."""
+    """The log lines of series, as pairs of a name and its fields."""
     found: Lines = []
     for module in (configured_series, series):
         monkeypatch.setattr(module, "log", lambda name, **fields: found.append((name, fields)))
@@ -43,22 +43,22 @@ def entry(name: str = "daily", hour: int = 9, **more: Any) -> dict[str, Any]:
 
 
 class Configured:
-    """A world whose configuration has series."""
+    """A world whose configuration has series, and the `ConfiguredSeries` that applies them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.part = ConfiguredSeries(world.store, world.store.submit)
+        self.job = ConfiguredSeries(world.store, world.store.submit)
 
     def apply(self, *entries: dict[str, Any], policy: dict[str, Any] | None = None) -> None:
-        """Apply these entries as a reload does, and make what is due."""
+        """Apply entries as a reload does, then create the sessions that are due."""
         several = [{"id": one, "name": "Ada", "roles": ["agent"]} for one in (AGENT.agent_id, OTHER_AGENT.agent_id)]
         found = config.Settings.model_validate({"agents": several, "series": entries, "policy": policy or {}})
         self.world.settings = found
-        self.part.set_changed()
+        self.job.set_changed()
         self.tick()
 
     def tick(self) -> None:
-        self.part.apply(self.world.settings, self.world.now)
+        self.job.apply(self.world.settings, self.world.now)
         self.world.advance()
 
     def all(self) -> list[Series]:
@@ -152,7 +152,7 @@ def test_what_cannot_be_applied_is_reported_once_and_tried_again(configured: Con
     assert len(configured.starts("other")) == 3
     world.run(lambda tx: agents.readmit(tx, AGENT.agent_id))
     configured.tick()
-    assert not configured.starts(), "not before the next attempt"
+    assert not configured.starts(), "the next attempt is later"
     world.clock.passes(RETRY)
     configured.tick()
     assert len(configured.starts()) == 3
@@ -171,7 +171,7 @@ def test_an_entry_that_causes_too_many_mails_is_reported_once(configured: Config
             "limits": {"mails_per_agent": "2/hour"},
         }
     ).model_copy(update={"mail": mail})
-    configured.part.set_changed()
+    configured.job.set_changed()
     configured.tick()
     world.clock.passes(RETRY)
     configured.tick()
@@ -199,7 +199,7 @@ def test_other_things_are_done_between_many_entries_and_a_stop_leaves_the_rest_f
 ) -> None:
     goes_on = [True, False]
     world = configured.world
-    configured.part = ConfiguredSeries(world.store, world.store.submit, lambda _: goes_on.pop(0))
+    configured.job = ConfiguredSeries(world.store, world.store.submit, lambda _: goes_on.pop(0))
     configured.apply(*(entry(f"daily-{one}") for one in range(2 * PART + 5)))
     assert goes_on == []
     assert len(configured.all()) == 2 * PART - 1
@@ -227,7 +227,7 @@ def test_without_a_free_pin_an_occurrence_is_made_once_and_opens_later(
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     world = configured.world
     holder = world.create(SessionType.SUPPORT)
-    soon = f"{world.now + timedelta(hours=1, minutes=5):%Y-%m-%dT%H:%M}"  # Berlin; within the lead time
+    soon = f"{world.now + timedelta(hours=1, minutes=5):%Y-%m-%dT%H:%M}"  # in Berlin, within the lead time
     configured.apply(entry(dtstart=soon, rrule="FREQ=DAILY;COUNT=1", session={"type": "support"}))
     for _ in range(3):
         world.passes(timedelta(seconds=1))
@@ -243,6 +243,6 @@ def test_the_agent_of_a_removed_entry_may_be_gone_too(configured: Configured) ->
     configured.world.settings = config.Settings(
         agents=(Agent(id=OTHER_AGENT.agent_id, name="Eve", roles=frozenset({Role.AGENT})),)
     )
-    configured.part.set_changed()
+    configured.job.set_changed()
     configured.tick()
     assert not configured.starts()

@@ -33,8 +33,8 @@ from tminus.storage import EventFilter, Transaction
 Lines = Callable[[], list[dict[str, Any]]]
 
 
-class Works:
-    """A scheduler without running timers: the test calls each tick."""
+class Parts:
+    """The scheduler and the parts of a daemon that it uses. No timers run: the test calls the scheduler."""
 
     def __init__(self, database: Database, folder: Path, opened: ExitStack) -> None:
         self.store = database.open(wall_clock.now)
@@ -59,46 +59,46 @@ class Works:
 
 
 @pytest.fixture
-def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
+def parts(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Parts]:
     with sqlite_server.database() as database, ExitStack() as opened:
-        yield Works(database, tmp_path, opened)
+        yield Parts(database, tmp_path, opened)
 
 
-def test_a_clock_that_jumped_ahead_is_logged_once_and_nothing_is_removed(works: Works, log_lines: Lines) -> None:
-    works.scheduler._remove_old()
+def test_a_clock_that_jumped_ahead_is_logged_once_and_nothing_is_removed(parts: Parts, log_lines: Lines) -> None:
+    parts.scheduler._remove_old()
     last = wall_clock.now() - timedelta(days=90)
-    works.store.submit(
+    parts.store.submit(
         lambda tx: tx.set_meta("retention", f"[{timestamps.milliseconds(last - timestamps.EPOCH)},0,null]")
     )
-    works.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
-    works.scheduler._remove_old()
-    works.scheduler._remove_old()
-    [held] = [line for line in log_lines() if line["event"] == "retention.held"]
-    assert held["ahead_s"] == pytest.approx(90 * 86400, abs=100)
-    assert works.store.read(lambda view: view.session("old")) is not None
+    parts.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
+    parts.scheduler._remove_old()
+    parts.scheduler._remove_old()
+    [pause] = [line for line in log_lines() if line["event"] == "retention.held"]
+    assert pause["ahead_s"] == pytest.approx(90 * 86400, abs=100)
+    assert parts.store.read(lambda view: view.session("old")) is not None
 
 
 @pytest.mark.parametrize(("step", "cause"), [(90, "wall clock set"), (0, "load")])
 def test_a_clock_step_is_named_as_the_cause_of_late_transitions_before_it_is_detected(
-    works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
+    parts: Parts, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
 ) -> None:
-    works.scheduler.first_tick()
+    parts.scheduler.first_tick()
     due = wall_clock.now() + timedelta(seconds=10 if step else -80)
-    works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
+    parts.put(id="waits", start_time=due + parts.lead, due_at=due, due_trigger=Trigger.OPEN)
     for stepped in ("_source", "_outside"):
         monkeypatch.setattr(wall_clock, stepped, lambda: wall_clock.machine() + timedelta(seconds=step))
-    works.scheduler.tick()
+    parts.scheduler.tick()
     [late] = [line for line in log_lines() if line["event"] == "clock.late"]
     assert late["cause"] == cause
     assert late["lag_ms"] > 70_000
 
 
-def test_a_heartbeat_contains_that_the_next_deadline_is_overdue(works: Works, log_lines: Lines) -> None:
+def test_a_heartbeat_contains_that_the_next_deadline_is_overdue(parts: Parts, log_lines: Lines) -> None:
     due = wall_clock.now() - timedelta(seconds=30)
-    works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
-    works.scheduler._heartbeat()
-    works.scheduler.tick()
-    works.scheduler._heartbeat()
+    parts.put(id="waits", start_time=due + parts.lead, due_at=due, due_trigger=Trigger.OPEN)
+    parts.scheduler._heartbeat()
+    parts.scheduler.tick()
+    parts.scheduler._heartbeat()
     late, in_time = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert f"overdue by {late['overdue_s']} seconds" in late["message"]
     assert late["overdue_s"] >= 30
@@ -106,56 +106,56 @@ def test_a_heartbeat_contains_that_the_next_deadline_is_overdue(works: Works, lo
 
 
 def test_a_reload_and_the_timers_never_run_a_tick_at_the_same_time(
-    works: Works, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = threading.Barrier(2)
+    barrier = threading.Barrier(2)
     met: list[int] = []
 
-    def meet(*_arguments: Any, **_named: Any) -> int:
+    def run_together(*_arguments: Any, **_named: Any) -> int:
         try:
-            met.append(both.wait(0.3))
+            met.append(barrier.wait(0.3))
         except threading.BrokenBarrierError:
-            both.reset()
+            barrier.reset()
         return 0
 
-    monkeypatch.setattr(sweeps, "recompute_deadlines", meet)
-    ticking = threading.Thread(target=works.scheduler.tick)
+    monkeypatch.setattr(sweeps, "recompute_deadlines", run_together)
+    ticking = threading.Thread(target=parts.scheduler.tick)
     ticking.start()
-    works.scheduler.apply_settings(works.settings, works.settings)
+    parts.scheduler.apply_settings(parts.settings, parts.settings)
     ticking.join()
     assert met == []
 
 
-def other_lead(works: Works) -> Settings:
-    """Schedule a session, then change the lead time."""
+def schedule_and_change_lead(parts: Parts) -> Settings:
+    """Store a scheduled session, then change the lead time; return the new settings."""
     start = wall_clock.now() + timedelta(days=1)
-    works.put(id="waits", start_time=start, due_at=start - works.lead, due_trigger=Trigger.OPEN)
-    new = Settings(lifecycle=Lifecycle(lead=works.lead + timedelta(minutes=5)))
-    works.services.apply(new)
+    parts.put(id="waits", start_time=start, due_at=start - parts.lead, due_trigger=Trigger.OPEN)
+    new = Settings(lifecycle=Lifecycle(lead=parts.lead + timedelta(minutes=5)))
+    parts.services.apply(new)
     return new
 
 
-def opens_ahead(works: Works) -> timedelta:
-    """Return how long before its start the session opens."""
-    waits = works.store.read(lambda view: view.session("waits"))
-    assert waits is not None
-    assert waits.start_time is not None
-    assert waits.due_at is not None
-    return waits.start_time - waits.due_at
+def lead_of_session(parts: Parts) -> timedelta:
+    """Return how long before its start the stored session is due to open."""
+    stored = parts.store.read(lambda view: view.session("waits"))
+    assert stored is not None
+    assert stored.start_time is not None
+    assert stored.due_at is not None
+    return stored.start_time - stored.due_at
 
 
-def test_a_reload_under_overload_changes_stored_deadlines(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
-    works.scheduler.tick()
-    new, submit = other_lead(works), works.store.submit
+def test_a_reload_under_overload_changes_stored_deadlines(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.scheduler.tick()
+    new, submit = schedule_and_change_lead(parts), parts.store.submit
 
     def full(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
         if not clock:
             raise Overloaded
         return submit(job, clock=True)
 
-    monkeypatch.setattr(works.store, "submit", full)
-    works.scheduler.apply_settings(works.settings, new)
-    assert opens_ahead(works) == new.lifecycle.lead
+    monkeypatch.setattr(parts.store, "submit", full)
+    parts.scheduler.apply_settings(parts.settings, new)
+    assert lead_of_session(parts) == new.lifecycle.lead
 
 
 @pytest.mark.parametrize(
@@ -163,68 +163,68 @@ def test_a_reload_under_overload_changes_stored_deadlines(works: Works, monkeypa
 )
 @pytest.mark.parametrize("refused", ["at once", "in the middle"])
 def test_stored_deadlines_that_a_reload_could_not_change_are_changed_by_the_next_tick(
-    works: Works, monkeypatch: pytest.MonkeyPatch, error: RequestError, refused: str
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, error: RequestError, refused: str
 ) -> None:
-    works.scheduler.tick()
-    new = other_lead(works)
+    parts.scheduler.tick()
+    new = schedule_and_change_lead(parts)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise error
 
-    owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "recompute_deadlines")
+    owner, name = (parts.store, "submit") if refused == "at once" else (sweeps, "recompute_deadlines")
     monkeypatch.setattr(owner, name, refuse)
-    works.scheduler.apply_settings(works.settings, new)
-    assert opens_ahead(works) == works.lead
+    parts.scheduler.apply_settings(parts.settings, new)
+    assert lead_of_session(parts) == parts.lead
     monkeypatch.undo()
-    works.scheduler.tick()
-    assert opens_ahead(works) == new.lifecycle.lead
+    parts.scheduler.tick()
+    assert lead_of_session(parts) == new.lifecycle.lead
 
 
 def test_a_defect_in_the_change_of_stored_deadlines_is_logged_and_the_next_tick_changes_them(
-    works: Works, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works.scheduler.tick()
-    new, submit = other_lead(works), works.store.submit
+    parts.scheduler.tick()
+    new, submit = schedule_and_change_lead(parts), parts.store.submit
 
     def fail(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
         return submit(lambda _tx: 1 / 0, clock=clock)
 
-    monkeypatch.setattr(works.store, "submit", fail)
+    monkeypatch.setattr(parts.store, "submit", fail)
     with pytest.raises(ZeroDivisionError):
-        works.scheduler.apply_settings(works.settings, new)
+        parts.scheduler.apply_settings(parts.settings, new)
     monkeypatch.undo()
-    works.scheduler.tick()
-    assert opens_ahead(works) == new.lifecycle.lead
+    parts.scheduler.tick()
+    assert lead_of_session(parts) == new.lifecycle.lead
 
 
 def test_the_delay_of_a_sweep_is_observed_only_if_it_made_transitions(
-    works: Works, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     overdue = wall_clock.now() - timedelta(seconds=5)
-    works.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
-    works.put(type=SessionType.SUPPORT, start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
-    works.scheduler.tick()
-    assert works.metric("tminus_clock_lag_seconds_count") == 0, "there was no PIN"
+    parts.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
+    parts.put(type=SessionType.SUPPORT, start_time=overdue + parts.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    parts.scheduler.tick()
+    assert parts.metric("tminus_clock_lag_seconds_count") == 0, "no PIN is free"
     monkeypatch.undo()
-    works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
-    works.scheduler.tick()
-    assert works.metric("tminus_clock_lag_seconds_count") == 1
-    assert 5 <= works.metric("tminus_clock_lag_seconds_sum") < 30
+    parts.put(id="late", start_time=overdue + parts.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    parts.scheduler.tick()
+    assert parts.metric("tminus_clock_lag_seconds_count") == 1
+    assert 5 <= parts.metric("tminus_clock_lag_seconds_sum") < 30
 
 
-def test_a_heartbeat_has_the_figures_since_the_previous_one(works: Works, log_lines: Lines) -> None:
+def test_a_heartbeat_has_the_figures_since_the_previous_one(parts: Parts, log_lines: Lines) -> None:
     desk = Webhook.model_validate({"name": "desk", "url": "http://127.0.0.1:9", "secret_file": "s"})
-    works.webhooks.apply(Settings(webhooks=(desk,)), {"desk": (SECRET,)})
-    eventually(lambda: works.store.read(works.webhooks.endpoint_statuses))
-    works.services.requests = 7
+    parts.webhooks.apply(Settings(webhooks=(desk,)), {"desk": (SECRET,)})
+    eventually(lambda: parts.store.read(parts.webhooks.endpoint_statuses))
+    parts.services.requests = 7
     overdue, tomorrow = wall_clock.now() - timedelta(seconds=5), wall_clock.now() + timedelta(days=1)
-    works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
-    works.put(id="next", start_time=tomorrow + works.lead, due_at=tomorrow, due_trigger=Trigger.OPEN)
-    works.scheduler.tick()
-    works.scheduler._heartbeat()
-    works.scheduler._heartbeat()
-    [opened] = works.store.read(lambda view: view.events(0, 10, EventFilter()))
+    parts.put(id="late", start_time=overdue + parts.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    parts.put(id="next", start_time=tomorrow + parts.lead, due_at=tomorrow, due_trigger=Trigger.OPEN)
+    parts.scheduler.tick()
+    parts.scheduler._heartbeat()
+    parts.scheduler._heartbeat()
+    [opened] = parts.store.read(lambda view: view.events(0, 10, EventFilter()))
     first, second = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert first["sessions"] == {"scheduled": 1, "new": 1, "active": 0}
     assert (first["worst_lag_ms"], second["worst_lag_ms"]) == (opened.lag_ms, 0)
@@ -234,23 +234,23 @@ def test_a_heartbeat_has_the_figures_since_the_previous_one(works: Works, log_li
 
 
 def test_the_heartbeat_is_logged_with_the_reason_while_the_database_cannot_be_read(
-    works: Works, log_lines: Lines
+    parts: Parts, log_lines: Lines
 ) -> None:
-    works.services.requests = 7
-    spoiler = sqlite3.connect(works.path)
-    spoiler.execute("ALTER TABLE event RENAME TO gone")
-    spoiler.close()
-    works.scheduler._heartbeat()
-    [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
-    assert (told["requests"], told["worst_lag_ms"], told["unreadable"]) == (7, 0, "no such table: event")
-    assert "sessions" not in told
-    assert "unwritable" not in told
+    parts.services.requests = 7
+    connection = sqlite3.connect(parts.path)
+    connection.execute("ALTER TABLE event RENAME TO gone")
+    connection.close()
+    parts.scheduler._heartbeat()
+    [heartbeat] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert (heartbeat["requests"], heartbeat["worst_lag_ms"], heartbeat["unreadable"]) == (7, 0, "no such table: event")
+    assert "sessions" not in heartbeat
+    assert "unwritable" not in heartbeat
 
 
 def test_the_heartbeat_contains_why_the_database_cannot_be_written(
-    works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(works.store._writer, "failing", "database or disk is full")
-    works.scheduler._heartbeat()
-    [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
-    assert (told["unwritable"], "sessions" in told) == ("database or disk is full", True)
+    monkeypatch.setattr(parts.store._writer, "failing", "database or disk is full")
+    parts.scheduler._heartbeat()
+    [heartbeat] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert (heartbeat["unwritable"], "sessions" in heartbeat) == ("database or disk is full", True)

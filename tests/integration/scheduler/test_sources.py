@@ -1,4 +1,4 @@
-"""Several kinds of deadline: the scheduler meets each once, in order, and no kind delays another."""
+"""Several sources of deadlines: the scheduler processes each deadline once, in order, and no source delays another."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ from tminus.storage.due import Recomputed
 
 
 class Reminders:
-    """A second kind of deadline: times in memory, each of which is met once."""
+    """A second source of deadlines: times in memory, each of which is processed once."""
 
-    def __init__(self, *instants: datetime) -> None:
-        self.waiting = sorted(instants)
-        self.met: list[tuple[datetime, int]] = []
-        """Each met deadline, and the number of events at that time."""
+    def __init__(self, *times: datetime) -> None:
+        self.waiting = sorted(times)
+        self.processed: list[tuple[datetime, int]] = []
+        """Each processed deadline, and the number of events at that time."""
         self.moved_by = timedelta(0)
 
     def next_due(self, _view: View) -> datetime | None:
@@ -30,7 +30,7 @@ class Reminders:
         bound = tx.now if until is None else until
         some = [at for at in self.waiting if at <= bound][:limit]
         self.waiting = self.waiting[len(some) :]
-        self.met += [(at, tx.last_seq()) for at in some]
+        self.processed += [(at, tx.last_seq()) for at in some]
         batch = DueBatch(more=bool(self.waiting) and self.waiting[0] <= bound)
         if some:
             batch.done["remind"] = len(some)
@@ -78,14 +78,14 @@ def test_deadlines_of_two_sources_are_met_in_order_and_once_each(
     sessions = [world.schedule(10 * MINUTE + number * MINUTE) for number in range(1, 7)]
     begun = len(world.events())
     reminders.waiting = [world.now + span * MINUTE for span in (0.5, 2, 2.5, 2.5, 4.5, 6.5)]
-    instants = list(reminders.waiting)
+    times = list(reminders.waiting)
 
     swept = world.passes(10 * MINUTE)
 
     assert swept.transitions == {"open": 6, "remind": 6}
-    assert [at for at, _ in reminders.met] == instants
-    opened = [seq - begun for _, seq in reminders.met]
-    assert opened == [0, 2, 2, 2, 4, 6], "of two at the same instant, the session's comes first"
+    assert [at for at, _ in reminders.processed] == times
+    opened = [seq - begun for _, seq in reminders.processed]
+    assert opened == [0, 2, 2, 2, 4, 6], "of two deadlines at the same time, that of the session comes first"
     for one in sessions:
         assert world.told(one) == [EventType.SCHEDULED, EventType.READY]
     assert not world.passes(MINUTE).transitions
@@ -103,8 +103,8 @@ def test_a_herd_of_one_source_does_not_delay_the_other(
 
     world.passes(HOUR)
 
-    ((_, seq),) = reminders.met
-    assert seq == begun + 1, "one session was due before it"
+    ((_, seq),) = reminders.processed
+    assert seq == begun + 1, "only the session that is due at the same time comes first"
 
 
 def test_new_timeouts_change_the_deadlines_of_every_source(world: World, reminders: Reminders) -> None:

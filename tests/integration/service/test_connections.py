@@ -1,4 +1,4 @@
-"""Limits of one connection and of all connections, with the real server and application and shorter times."""
+"""Limits of one connection and of all connections, with the real server and application, and shorter time-outs."""
 
 import asyncio
 import inspect
@@ -28,8 +28,8 @@ from tminus.service.http_parser import HEAD_BYTES
 from tminus.service.http_server import MAX_PIPELINED, Server
 from tminus.storage import Store
 
-MOST = 10
-"""Connections that may be open."""
+MAX_CONNECTIONS = 10
+"""Maximum number of open connections."""
 
 ASK = b"GET /v3/me HTTP/1.1\r\nHost: a\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -40,7 +40,7 @@ BODY = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r
 def served(application: ASGIApp, share: int | None = None) -> Iterator[tuple[str, int]]:
     """Serve an application with the real server; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = Server(application, [listening], MOST, lambda _peer: share)
+        serving = Server(application, [listening], MAX_CONNECTIONS, lambda _peer: share)
         thread = threading.Thread(target=lambda: uvloop.run(serving.serve_all()))
         thread.start()
         try:
@@ -78,32 +78,32 @@ def sent(address: tuple[str, int], data: bytes) -> socket.socket:
 
 def answer(connection: socket.socket) -> bytes:
     """Return the next response, which ends in a brace."""
-    said = b""
-    while not said.endswith(b"}"):
+    received = b""
+    while not received.endswith(b"}"):
         more = connection.recv(65_536)
-        assert more, said
-        said += more
-    return said
+        assert more, received
+        received += more
+    return received
 
 
 def answer_head(connection: socket.socket) -> bytes:
     """Return the status line of the next response, which has no body."""
-    said = b""
-    while not said.endswith(b"\r\n\r\n"):
-        said += connection.recv(1) or pytest.fail("it hung up")
-    return said.partition(b"\r\n")[0]
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        received += connection.recv(1) or pytest.fail("the server closed the connection")
+    return received.partition(b"\r\n")[0]
 
 
 def rest_of(connection: socket.socket) -> bytes:
     """Return what the server sends until it closes the connection."""
-    said = b""
+    received = b""
     with connection:
         try:
             while more := connection.recv(65_536):
-                said += more
+                received += more
         except ConnectionResetError:
-            pass  # it had not read all that was sent
-    return said
+            pass  # the server closed before it had read everything
+    return received
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_single_bytes_do_not_extend_the_time_limit_of_a_head(address: tuple[str,
 
 def test_a_body_that_does_not_arrive_is_408(address: tuple[str, int]) -> None:
     with sent(address, BODY) as connection:
-        told = rest_of(connection)
-    assert told.startswith(b"HTTP/1.1 408")
-    assert b'"refcode":100408' in told
-    assert b"\r\nconnection: close\r\n" in told, "it could come back with one more byte for ever"
+        response = rest_of(connection)
+    assert response.startswith(b"HTTP/1.1 408")
+    assert b'"refcode":100408' in response
+    assert b"\r\nconnection: close\r\n" in response, "otherwise single bytes could keep the connection open for ever"
 
 
 @pytest.mark.parametrize("line", [b"X: " + b"x" * 70, b"X: y"], ids=["long", "many"])
@@ -164,7 +164,7 @@ def test_a_pipelined_head_without_end_is_refused() -> None:
             small.sendall(b"\r\n\r\n")
             go_on.set()
             assert [answer_head(small), answer_head(small)] == [b"HTTP/1.1 200 OK"] * 2
-            assert answer_head(endless) == b"HTTP/1.1 200 OK", "the request before is answered first"
+            assert answer_head(endless) == b"HTTP/1.1 200 OK", "the earlier request is answered first"
             assert rest_of(endless).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
@@ -178,12 +178,12 @@ def test_pipelined_requests_are_answered_in_order_up_to_a_limit(address: tuple[s
 
 
 def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -> None:
-    idle = [sent(address, HEALTH) for _ in range(MOST)]
+    idle = [sent(address, HEALTH) for _ in range(MAX_CONNECTIONS)]
     for one in idle:
         assert answer(one).startswith(b"HTTP/1.1 200")
     with sent(address, HEALTH) as newcomer:
         assert answer(newcomer).startswith(b"HTTP/1.1 200")
-        assert rest_of(idle[0]) == b""  # the oldest, and no other
+        assert rest_of(idle[0]) == b""  # only the oldest is closed
         for one in idle[1:]:
             one.sendall(HEALTH)
             assert answer(one).startswith(b"HTTP/1.1 200")
@@ -202,7 +202,7 @@ def test_an_upgrade_request_is_answered_in_http_1_1_and_logs_no_advice_to_instal
 def test_a_forwarded_address_in_a_trailer_is_ignored() -> None:
     seen: list[Scope] = []
 
-    async def looks(scope: Scope, receive: Receive, send: Send) -> None:
+    async def record_scope(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
             pass
         seen.append(scope)
@@ -211,7 +211,7 @@ def test_a_forwarded_address_in_a_trailer_is_ignored() -> None:
 
     trailer = b"X-Forwarded-For: 203.0.113.1\r\nSession-id: x\r\nContent-Length: 9\r\nIdempotency-Key: y\r\n"
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with served(looks) as address, sent(address, head + b"1\r\n{\r\n0\r\n" + trailer + b"\r\n") as connection:
+    with served(record_scope) as address, sent(address, head + b"1\r\n{\r\n0\r\n" + trailer + b"\r\n") as connection:
         assert answer(connection).startswith(b"HTTP/1.1 200")
     assert seen[0]["headers"] == [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
 
@@ -224,9 +224,9 @@ def test_the_body_of_an_upgrade_request_is_read_as_its_body(address: tuple[str, 
         answers = [answer(connection)]
         if b"/1.1 200" not in answers[0]:
             answers.append(answer(connection))
-    said = b"".join(answers)
-    assert said.count(b"HTTP/1.1 401") == 1
-    assert said.count(b"HTTP/1.1 ") == 2, "one answer for each request, none for what stands in a body"
+    received = b"".join(answers)
+    assert received.count(b"HTTP/1.1 401") == 1
+    assert received.count(b"HTTP/1.1 ") == 2, "the text of the body is not answered as a request"
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
@@ -249,8 +249,8 @@ def test_a_malformed_request_gets_a_400_of_the_api_and_its_address_is_logged(
         head, _, body = refused.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert json.loads(body)["errors"] == [{"field": "request", "message": "must have exactly one Host header"}]
-    told = [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
-    assert told == [("127.0.0.1", "must have exactly one Host header")], "once a minute"
+    logged = [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
+    assert logged == [("127.0.0.1", "must have exactly one Host header")], "at most once a minute"
 
 
 def test_a_response_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
@@ -271,28 +271,28 @@ def test_a_response_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> 
 def test_a_client_that_half_closes_its_connection_gets_every_response(address: tuple[str, int], cut: bytes) -> None:
     with sent(address, HEALTH + ASK * 3 + cut) as connection:
         connection.shutdown(socket.SHUT_WR)
-        said = rest_of(connection)
-    assert said.count(b"HTTP/1.1 200") == 1
-    assert said.count(b"HTTP/1.1 401") == 3
+        received = rest_of(connection)
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert received.count(b"HTTP/1.1 401") == 3
 
 
 def test_a_long_poll_whose_client_half_closes_its_connection_ends() -> None:
-    gone = threading.Event()
+    ended = threading.Event()
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
-        let_go = asyncio.Event()
-        scope["state"][HOLD](let_go.set)
-        await let_go.wait()
-        gone.set()
+        released = asyncio.Event()
+        scope["state"][HOLD](released.set)
+        await released.wait()
+        ended.set()
 
     with served(waits) as address, sent(address, ASK) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert rest_of(connection) == b""
-        assert gone.wait(10)
+        assert ended.wait(10)
 
 
 LARGE = 64 * 2**20
-"""Bytes of an answer that no buffer of the system takes."""
+"""Bytes of a response that is larger than the buffers of the system."""
 
 
 async def _large(scope: Scope, receive: Receive, send: Send) -> None:
@@ -316,14 +316,14 @@ def test_a_connection_whose_client_does_not_read_is_aborted(
             await send({"type": "http.response.body", "body": content, "more_body": number < parts - 1})
 
     head = HEALTH.replace(b"\r\n\r\n", b"\r\n" + option + b"\r\n")
-    with served(answers) as address, sent(address, head) as reads_not, sent(address, head) as reads:
+    with served(answers) as address, sent(address, head) as not_reading, sent(address, head) as reading:
         taken = 0
         while taken < LARGE:
-            taken += len(reads.recv(2**20)) or pytest.fail("who reads is not cut off")
+            taken += len(reading.recv(2**20)) or pytest.fail("the connection of a client that reads was closed")
 
         def is_cut_off() -> bool:
             try:
-                reads_not.send(b"\r\n")
+                not_reading.send(b"\r\n")
             except OSError:
                 return True
             return False
@@ -348,7 +348,7 @@ def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
             await send({"type": "http.response.body", "body": b"{}"})
 
     with served(answers) as address, ExitStack() as held:
-        first = [held.enter_context(sent(address, begun)) for _ in range(MOST)]
+        first = [held.enter_context(sent(address, begun)) for _ in range(MAX_CONNECTIONS)]
         if kind in ("body", "unread"):
             for _ in first:
                 assert answering.acquire(timeout=10)
@@ -358,10 +358,10 @@ def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
             with suppress(OSError):
                 first[number].settimeout(10)
                 while first[number].recv(2**20):
-                    pass  # it ends
+                    pass  # until the connection ends
         with suppress(BlockingIOError):
             first[3].setblocking(False)
-            assert first[3].recv(1), "the others stay"
+            assert first[3].recv(1), "the other connections stay open"
 
 
 def test_an_address_at_its_limit_evicts_only_its_own_connections(
@@ -378,14 +378,14 @@ def test_an_address_at_its_limit_evicts_only_its_own_connections(
 
     with served(answers, share=4) as where, sent(where, ASK) as honest, ExitStack() as held:
         assert answer(honest).startswith(b"HTTP/1.1 200")
-        many = [held.enter_context(from_elsewhere(where)) for _ in range(3 * MOST)]
+        many = [held.enter_context(from_elsewhere(where)) for _ in range(3 * MAX_CONNECTIONS)]
         for one in many[:-4]:
             assert rest_of(one) == b""
         for one in (honest, *many[-4:]):
             one.sendall(ASK)
-            assert answer(one).startswith(b"HTTP/1.1 200"), "the newest, and who comes from elsewhere, stay"
-    told = [(line["remote_ip"], line["connections"]) for line in log_lines() if line["event"] == "http.crowded"]
-    assert told == [("127.0.0.2", 4)]
+            assert answer(one).startswith(b"HTTP/1.1 200"), "the newest ones and that of the other address stay open"
+    logged = [(line["remote_ip"], line["connections"]) for line in log_lines() if line["event"] == "http.crowded"]
+    assert logged == [("127.0.0.2", 4)]
 
 
 def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
@@ -402,7 +402,7 @@ def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
 
     with served(waits) as address, ExitStack() as held:
         held.callback(go_on.set)
-        for _ in range(MOST):
+        for _ in range(MAX_CONNECTIONS):
             held.enter_context(sent(address, ASK))
             assert begun.acquire(timeout=10)
         refused = [rest_of(sent(address, ASK)) for _ in range(3)]
@@ -411,22 +411,22 @@ def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
     assert b"\r\nretry-after: 1\r\n" in head
     assert b"\r\nconnection: close" in head
     assert json.loads(body)["refcode"] == 105503
-    [told] = [line for line in log_lines() if line["event"] == "http.refused"]  # once, however many are refused
-    assert (told["level"], told["connections"]) == ("warning", MOST)
+    [line] = [line for line in log_lines() if line["event"] == "http.refused"]  # one line for all refusals
+    assert (line["level"], line["connections"]) == ("warning", MAX_CONNECTIONS)
 
 
 def test_a_server_stopped_before_its_start_accepts_no_connection() -> None:
     async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise AssertionError("nobody gets here")
+        raise AssertionError("the application was called")
 
     async def serve(listening: socket.socket) -> None:
-        serving = Server(application, [listening.dup()], MOST)
+        serving = Server(application, [listening.dup()], MAX_CONNECTIONS)
         serving.stop_listening()
         running = asyncio.create_task(serving.serve_all())
         await serving.begun.wait()
         with socket.create_connection(listening.getsockname(), timeout=1):
             await asyncio.sleep(0.1)
-            left = select.select([listening], [], [], 0)[0]  # it waits for the next listener
+            left = select.select([listening], [], [], 0)[0]  # the connection is still in the backlog
         serving.should_exit = True
         await running
         assert left
@@ -442,6 +442,6 @@ def test_uvicorn_has_the_attributes_that_connections_use() -> None:
         assert isinstance(getattr(state, name), kind), name
     source = inspect.getsource(uvicorn.Server.startup)
     for name in ("config=", "server_state=", "app_state=", "_loop="):
-        assert name in source, f"a connection is made with other arguments: {name}"
+        assert name in source, f"uvicorn passes other arguments to a connection: {name}"
     assert "connection.shutdown()" in inspect.getsource(uvicorn.Server.shutdown)
     assert list(inspect.signature(uvicorn.Server.on_tick).parameters) == ["self", "counter"]

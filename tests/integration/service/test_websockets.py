@@ -1,4 +1,4 @@
-"""WebSockets with the real server and middleware, and endpoints of the tests; shorter times."""
+"""WebSockets with the real server and middleware, test endpoints and shorter time-outs."""
 
 import base64
 import json
@@ -50,8 +50,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_seen(served: Served) -> None:
-    """Wait for the end of the WebSockets of other tests, and forget what they did."""
+def cleared(served: Served) -> None:
+    """Wait until the WebSockets of other tests have ended, then clear what the endpoints have recorded."""
     eventually(lambda: not served.open_websockets())
     seen.__init__()  # type: ignore[misc]
     hearing.clear()
@@ -142,7 +142,7 @@ def test_an_invalid_upgrade_is_refused_in_the_apis_error_format(served: Served, 
     sent, status = UPGRADES[name]
     with Raw(socket.create_connection(served.address, timeout=10)) as raw:
         raw.socket.sendall(sent)
-        if name in ("no Upgrade", "h2c"):  # a request as any other: another may follow
+        if name in ("no Upgrade", "h2c"):  # an ordinary request, after which the connection stays open
             raw.socket.shutdown(socket.SHUT_WR)
         answer = raw.rest()
     code, refcode = refusal(answer)
@@ -159,7 +159,7 @@ def test_an_invalid_upgrade_is_refused_in_the_apis_error_format(served: Served, 
 
 @pytest.mark.parametrize("name", [name for name in UPGRADES if name not in ("no Upgrade", "h2c")])
 def test_no_request_is_read_after_a_refused_upgrade(served: Served, name: str) -> None:
-    # A proxy that takes the upgrade for granted passes on bytes of the client unread.
+    # A proxy that assumes that the upgrade succeeded forwards the client's bytes unread.
     with Raw(socket.create_connection(served.address, timeout=10)) as raw:
         raw.socket.sendall(UPGRADES[name][0] + b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         answer = raw.rest()
@@ -405,7 +405,7 @@ def test_an_address_at_its_limit_opens_no_further_websocket(
         with served.open("/v3/echo/x", source_address=("127.0.0.8", 0)) as other:
             other.send("another address")
             assert other.recv() == "another address"
-        # The proxy's clients have addresses of their own.
+        # Each client of the proxy has its own address.
         headers = {"X-Forwarded-For": "192.0.2.7"}
         with served.open("/v3/echo/x", additional_headers=headers):
             eventually(lambda: seen.contexts[-1].remote_ip == "192.0.2.7")
@@ -448,7 +448,7 @@ def test_websockets_leave_a_quarter_of_the_connections_to_requests(tmp_path: Pat
         idle = [socket.create_connection(served.address, timeout=10) for _ in range(10)]
         with Raw(socket.create_connection(served.address, timeout=10)) as raw:
             raw.socket.sendall(b"GET /v3/none HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert b" 404 " in raw.head(), "idle connections make room, WebSockets do not"
+            assert b" 404 " in raw.head(), "an idle connection is evicted, and no WebSocket"
         for one in idle:
             one.close()
         assert not seen.codes

@@ -1,4 +1,4 @@
-"""How many parts of a batch one transaction does. On both databases."""
+"""The number of parts of a batch that one transaction processes. On both databases."""
 
 import threading
 from datetime import timedelta
@@ -16,8 +16,8 @@ PART = 2
 
 
 @pytest.fixture
-def undone(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a batch of ten parts that is decided."""
+def batch_id(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of an accepted batch of ten parts, none of which is processed yet."""
     monkeypatch.setattr(batches, "PART", PART)
     requests = [order(SessionType.LIVE, start_time=world.now + 5 * HOUR)] * PART
     new = NewBatch()
@@ -31,31 +31,31 @@ def undone(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
     return unfinished
 
 
-def do_next(world: World, undone: str) -> Progress:
-    return world.run(partial(batches.do_next, settings=world.settings, batch_id=undone))
+def do_next(world: World, batch_id: str) -> Progress:
+    return world.run(partial(batches.do_next, settings=world.settings, batch_id=batch_id))
 
 
-def test_several_parts_are_done_at_once_if_that_delays_nothing(world: World, undone: str) -> None:
+def test_several_parts_are_done_at_once_if_that_delays_nothing(world: World, batch_id: str) -> None:
     world.schedule(5 * HOUR, reminders=(HOUR,))
 
-    assert [do_next(world, undone).done for _ in range(4)] == [PART * PARTS, PART * PARTS, PART * 2, 0]
+    assert [do_next(world, batch_id).done for _ in range(4)] == [PART * PARTS, PART * PARTS, PART * 2, 0]
     assert len(world.all_sessions()) == 1 + 10 * PART
 
 
 @pytest.mark.parametrize("late", [timedelta(milliseconds=-100), timedelta(), MINUTE], ids=["soon", "now", "overdue"])
 @pytest.mark.parametrize("reminder", [False, True])
 def test_one_part_is_done_at_a_time_while_a_deadline_is_near(
-    world: World, undone: str, late: timedelta, reminder: bool
+    world: World, batch_id: str, late: timedelta, reminder: bool
 ) -> None:
     one = world.schedule(2 * HOUR, reminders=(HOUR,) if reminder else ())
     world.clock.passes((HOUR if reminder else 2 * HOUR - 10 * MINUTE) + late)
 
-    assert do_next(world, undone).done == PART
+    assert do_next(world, batch_id).done == PART
     world.close(one)
-    assert do_next(world, undone).done == PART * PARTS
+    assert do_next(world, batch_id).done == PART * PARTS
 
 
-def test_one_part_is_done_if_another_job_shares_the_transaction(world: World, undone: str) -> None:
+def test_one_part_is_done_if_another_job_shares_the_transaction(world: World, batch_id: str) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(_tx: object) -> None:
@@ -64,7 +64,7 @@ def test_one_part_is_done_if_another_job_shares_the_transaction(world: World, un
 
     holding = world.store.submit(hold)
     assert begun.wait(30)
-    doing = world.store.submit(partial(batches.do_next, settings=world.settings, batch_id=undone))
+    doing = world.store.submit(partial(batches.do_next, settings=world.settings, batch_id=batch_id))
     other = world.store.submit(lambda tx: tx.jobs)
     go_on.set()
 

@@ -75,7 +75,7 @@ def test_the_returned_session_equals_the_stored_one(world: World) -> None:
     assert world.stored(session) == session
     assert orjson.loads(session.parent_object or "") == parent
     assert orjson.loads(session.meta_data or "") == {"deep": [1, None, {"ü": 2.5}]}
-    assert session.user_description == AGENT.name, "an empty one is none: the agent's name stands in"
+    assert session.user_description == AGENT.name, "an empty description is replaced by the agent's name"
     assert orjson.loads(session.settings)["recording"] is True
 
 
@@ -180,7 +180,7 @@ def test_an_agent_at_its_limit_of_open_sessions_can_create_one_after_a_close(wor
     second = world.create()
     with pytest.raises(TooManySessions, match="2 open sessions"):
         world.create()
-    assert world.create(by=caller(agent_id=8)).status is Status.NEW, "each agent has a limit of its own"
+    assert world.create(by=caller(agent_id=8)).status is Status.NEW, "each agent has its own limit"
     world.close(second)
     assert world.create().status is Status.NEW
 
@@ -188,13 +188,13 @@ def test_an_agent_at_its_limit_of_open_sessions_can_create_one_after_a_close(wor
 def test_a_session_at_its_limit_of_participants_accepts_one_after_a_leave(world: World) -> None:
     world.settings = settings(participants_per_session=2)
     session = world.create(preferences={"knock": True})
-    waits = world.knock(session)
+    knocking = world.knock(session)
     first, _second = world.join(session), world.join(session)
-    for refused in (world.join, world.knock, lambda session: world.admit(session, waits)):
+    for refused in (world.join, world.knock, lambda session: world.admit(session, knocking)):
         with pytest.raises(TooManyParticipants, match="2 participants, the maximum at once"):
             refused(session)
     world.leave(session, first)
-    world.admit(session, waits)
+    world.admit(session, knocking)
     assert world.stored(session).participants == 2
 
 
@@ -258,8 +258,8 @@ def test_when_all_pins_are_in_use_nothing_is_created_partly(world: World, monkey
             world.create(SessionType.SUPPORT, start_time=ahead and world.now + ahead)
     assert set(world.all_sessions()) == {session.id for session in taken}
     assert world.told() == [EventType.CREATED] * 2
-    assert world.create(SessionType.LIVE).pin == 0, "who needs none is not refused"
-    assert world.schedule(HOUR, SessionType.SUPPORT).pin == 0, "nor who needs one later"
+    assert world.create(SessionType.LIVE).pin == 0, "a session without a PIN is created"
+    assert world.schedule(HOUR, SessionType.SUPPORT).pin == 0, "a scheduled session needs its PIN later"
 
 
 def test_a_pin_is_free_again_when_its_session_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,11 +397,11 @@ def test_the_first_join_makes_a_session_active_and_records_two_events(world: Wor
     assert (active.due_at, active.due_trigger, active.empty_since) == (None, None, None)
     _, became, joined = world.events(session)
     assert [became.event.type, joined.event.type] == [EventType.ACTIVE, EventType.JOINED]
-    for told in (became, joined):
-        assert told.participant is not None
-        assert (told.participant.id, told.participant.name, told.participant.role) == (grace, "Grace", "host")
-        assert (told.event.previous_status, told.event.status) == (Status.NEW, Status.ACTIVE)
-        assert (told.event.actor, told.event.participants) == ("room:30", 1)
+    for entry in (became, joined):
+        assert entry.participant is not None
+        assert (entry.participant.id, entry.participant.name, entry.participant.role) == (grace, "Grace", "host")
+        assert (entry.event.previous_status, entry.event.status) == (Status.NEW, Status.ACTIVE)
+        assert (entry.event.actor, entry.event.participants) == ("room:30", 1)
 
 
 def test_each_later_join_records_one_event_and_changes_only_the_count(world: World) -> None:
@@ -521,17 +521,17 @@ def test_an_admitted_participant_has_joined_from_that_time_on(world: World) -> N
     assert (world.stored(session).participants, world.told(session)[-1]) == (1, EventType.LEFT)
 
 
-@pytest.mark.parametrize("verb", [World.deny, World.leave])
+@pytest.mark.parametrize("command", [World.deny, World.leave])
 def test_a_denied_or_leaving_participant_was_never_in_the_session(
-    world: World, verb: Callable[[World, Session, str], None]
+    world: World, command: Callable[[World, Session, str], None]
 ) -> None:
     session = with_knock(world)
     grace = world.knock(session)
-    verb(world, session, grace)
+    command(world, session, grace)
     after = world.stored(session)
     assert (after.status, after.participants) == (Status.NEW, 0)
     assert world.told(session)[-1] == EventType.DENIED
-    verb(world, session, grace)
+    command(world, session, grace)
     assert world.stored(session) == after
     with pytest.raises(NoKnocking, match="they would have to knock again"):
         world.admit(session, grace)
@@ -548,28 +548,28 @@ def test_every_close_ends_the_waiting_of_participants_who_knocked(
     if others_inside:
         world.join(session, "Ada")
     if closed_by == "clock, with others":
-        world.join(other, "Ben")  # what is done for him in the same batch must not change what becomes of her
+        world.join(other, "Ben")  # the same batch closes both sessions, and one must not affect the other
     if closed_by == "agent":
         world.close(session)
     else:
         world.passes(hours=2)
     assert world.stored(session).status is Status.CLOSED
     assert all(one.left_at == world.now for one in world.participants(session))
-    told = world.told(session)
+    before = world.told(session)
     world.deny(session, grace)
     world.leave(session, grace)
     with pytest.raises(WrongStatus):
         world.admit(session, grace)
-    assert world.told(session) == told, "nothing happens any more"
+    assert world.told(session) == before, "nothing is recorded after the close"
 
 
-@pytest.mark.parametrize("verb", ["deny", "leave"])
-def test_participants_of_a_session_that_an_older_release_closed_no_longer_wait(world: World, verb: str) -> None:
+@pytest.mark.parametrize("command", ["deny", "leave"])
+def test_participants_of_a_session_that_an_older_release_closed_no_longer_wait(world: World, command: str) -> None:
     session = with_knock(world)
     grace = world.knock(session)
     world.close(session)
     world.run(lambda tx: tx.execute(update(PARTICIPANTS).values(left_at=None)))
-    getattr(world, verb)(session, grace)
+    getattr(world, command)(session, grace)
     with pytest.raises(WrongStatus):
         world.admit(session, grace)
     assert world.told(session)[-1] is EventType.CLOSED
@@ -614,8 +614,8 @@ def test_a_closed_session_admits_nobody_and_a_denial_succeeds(
     closed = world.stored(session)
     with pytest.raises(WrongStatus):
         world.admit(session, grace)
-    for verb in (world.deny, world.leave):
-        verb(session, grace)  # it is so already: nothing happens
+    for command in (world.deny, world.leave):
+        command(session, grace)  # no effect: the wait has already ended
     assert world.stored(session) == closed
     assert closed.status is Status.CLOSED
 
@@ -643,7 +643,7 @@ def test_a_session_is_closed_from_every_status_with_its_reason(world: World, sta
     assert (closed.due_at, closed.due_trigger, closed.pin, closed.participants) == (None, None, 0, 0)
     event = world.events(session)[-1].event
     assert (event.type, event.reason, event.previous_status) == (EventType.CLOSED, reason, Status(status))
-    assert event.due_at is None, "no lag where a person did it"
+    assert event.due_at is None, "a close by a person has no lag"
 
 
 def test_a_close_disconnects_all_participants(world: World) -> None:
@@ -685,24 +685,24 @@ def test_every_command_on_an_unknown_session_is_refused(world: World) -> None:
 
 def test_every_recorded_change_increases_version_and_updated_at(world: World) -> None:
     session = world.schedule(HOUR)
-    seen: list[tuple[int, datetime]] = [(session.version, session.updated_at)]
+    states: list[tuple[int, datetime]] = [(session.version, session.updated_at)]
 
-    def note() -> None:
+    def record() -> None:
         stored = world.stored(session)
-        seen.append((stored.version, stored.updated_at))
+        states.append((stored.version, stored.updated_at))
         world.clock.passes(seconds=1)
 
     world.clock.passes(seconds=1)
     world.reschedule(session, world.now + 20 * MINUTE)
-    note()
+    record()
     world.passes(minutes=15)
-    note()
+    record()
     grace = world.join(session)
-    note()
+    record()
     world.leave(session, grace)
-    note()
+    record()
     world.close(session)
-    note()
-    assert [version for version, _ in seen] == [1, 2, 3, 4, 5, 6]
-    assert seen == sorted(seen)
-    assert len({at for _, at in seen}) == 6
+    record()
+    assert [version for version, _ in states] == [1, 2, 3, 4, 5, 6]
+    assert states == sorted(states)
+    assert len({at for _, at in states}) == 6

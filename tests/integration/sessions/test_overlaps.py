@@ -1,4 +1,4 @@
-"""The policy on appointments that overlap, and the times at which an agent is busy. On both databases."""
+"""The policy for overlapping appointments, and the busy times of an agent. On both databases."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -7,9 +7,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import given as drawn
-from hypothesis import settings as budget
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database
@@ -64,7 +63,7 @@ def test_only_open_appointments_of_the_same_agent_count(refusing: World) -> None
     cancelled = refusing.schedule(5 * HOUR)
     refusing.close(cancelled)
     refusing.schedule(5 * HOUR, by=OTHER_AGENT)
-    refusing.create()  # it opens at once
+    refusing.create()  # without a start time, so it is no appointment
 
     refusing.schedule(5 * HOUR)
 
@@ -133,10 +132,10 @@ def test_of_bookings_at_two_daemons_at_the_same_time_one_is_accepted(database: D
 
 
 def book(world: World, *starts: datetime | None) -> list[str]:
-    """Create a batch of sessions, after a dry run; return the errors, which must be the same."""
+    """Run a dry run of a batch, then create the batch; return the errors, which must be the same for both."""
     requests = [order(start_time=start) for start in starts]
-    given = partial(batches.plan_creation, settings=world.settings, caller=AGENT, requests=requests, now=world.now)
-    planned = refused(lambda: world.store.read(given))
+    plan = partial(batches.plan_creation, settings=world.settings, caller=AGENT, requests=requests, now=world.now)
+    planned = refused(lambda: world.store.read(plan))
     new = new_batch(world, requests)
     assert refused(lambda: world.run(lambda tx: batches.create(tx, world.settings, AGENT, new))) == planned
     return planned
@@ -213,13 +212,13 @@ ZONES = (
 LOCAL = st.datetimes(datetime.fromisoformat("2030-01-08"), datetime.fromisoformat("2031-12-30"))
 
 
-@drawn(
+@given(
     planned=st.lists(st.tuples(LOCAL, st.sampled_from(ZONES), st.booleans()), max_size=12),
     begin=LOCAL,
     length=st.integers(1, 300),
     hours=st.integers(1, 366 * 24),
 )
-@budget(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_busy_times_are_those_of_a_plain_model_in_every_zone(
     world: World, planned: list[tuple[datetime, str, bool]], begin: datetime, length: int, hours: int
 ) -> None:

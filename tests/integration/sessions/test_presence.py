@@ -1,4 +1,4 @@
-"""What people do in the daemon's own rooms, and when those who are gone have left. On both databases."""
+"""Participants in the daemon's own rooms: they enter, lose their connection, resume and leave. On both databases."""
 
 from datetime import timedelta
 
@@ -44,7 +44,7 @@ def lose(world: World, entered: Entered, connection: str) -> None:
     world.run(lambda tx: presence.set_gone(tx, lost, tx.now + 15 * SECOND))
 
 
-def test_whoever_is_gone_has_left_at_the_deadline_and_not_before(world: World) -> None:
+def test_a_participant_without_a_connection_leaves_at_the_deadline_and_not_before(world: World) -> None:
     session = world.create()
     entered = enter(world, session, "a")
     lose(world, entered, "a")
@@ -60,7 +60,7 @@ def test_whoever_is_gone_has_left_at_the_deadline_and_not_before(world: World) -
         resume(world, session, "a")
 
 
-def test_whoever_comes_back_in_time_has_not_left(world: World) -> None:
+def test_a_participant_who_reconnects_in_time_has_not_left(world: World) -> None:
     session = world.create()
     entered = enter(world, session, "a")
     events = world.events(session)
@@ -81,7 +81,7 @@ def test_a_replaced_connection_does_not_make_its_person_leave(world: World) -> N
     assert world.store.read(presence.next_due) is None
 
 
-def test_people_of_one_session_who_are_gone_leave_in_their_order_and_the_last_one_starts_the_time_out(
+def test_participants_leave_in_the_order_of_their_disconnects_and_the_last_one_starts_the_time_out(
     world: World,
 ) -> None:
     session = world.create()
@@ -98,7 +98,7 @@ def test_people_of_one_session_who_are_gone_leave_in_their_order_and_the_last_on
     assert world.stored(session).status is Status.CLOSED
 
 
-def test_many_who_are_gone_at_once_leave_in_bounded_batches(world: World) -> None:
+def test_many_participants_without_connections_leave_in_bounded_batches(world: World) -> None:
     session = world.create()
     number = presence.LEAVING * 2 + 1
     for key in range(number):
@@ -110,7 +110,7 @@ def test_many_who_are_gone_at_once_leave_in_bounded_batches(world: World) -> Non
     assert world.stored(session).participants == 0
 
 
-def test_somebody_who_waits_and_loses_the_connection_stops_waiting(world: World) -> None:
+def test_a_waiting_participant_who_loses_the_connection_stops_waiting(world: World) -> None:
     session = world.create(preferences={"knock": True})
     entered = enter(world, session, "a")
     lose(world, entered, "a")

@@ -34,19 +34,19 @@ def daemons(database: Database, clock: SettableClock) -> tuple[World, World]:
     return World(database.open(clock), clock), World(database.open(clock), clock)
 
 
-def at_once(*works: Callable[[], Any]) -> list[Any]:
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
     """Run all calls at the same time; return the result of each, or the error that it raised."""
-    begin = threading.Barrier(len(works))
-    results: list[Any] = [None] * len(works)
+    begin = threading.Barrier(len(calls))
+    results: list[Any] = [None] * len(calls)
 
-    def run(number: int, work: Callable[[], Any]) -> None:
+    def run(number: int, call: Callable[[], Any]) -> None:
         begin.wait()
         try:
-            results[number] = work()
+            results[number] = call()
         except RequestError as refusal:
             results[number] = refusal
 
-    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(works)]
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -54,18 +54,18 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def whole(world: World, session: Session) -> Session:
-    """Check that each event continues from the previous one and the last has the session's status."""
-    stored, told = world.stored(session), [one.event for one in world.events(session)]
+def check_events(world: World, session: Session) -> Session:
+    """Check that each event continues from the previous one, and that the last one has the status of the session."""
+    stored, events = world.stored(session), [one.event for one in world.events(session)]
     status: Status | None = None
-    for event in told:
-        if not (event.type is EventType.JOINED and status is Status.ACTIVE):  # told together with session.active
-            assert event.previous_status == status, told
+    for event in events:
+        if not (event.type is EventType.JOINED and status is Status.ACTIVE):  # recorded together with session.active
+            assert event.previous_status == status, events
         status = event.status
     assert status is stored.status
-    moves = [event for event in told if event.type is not EventType.ACTIVE]  # told together with the join
-    assert stored.version == len(moves)
-    assert all(number == 1 for kind, number in Counter(event.type for event in told).items() if kind in ONCE)
+    changes = [event for event in events if event.type is not EventType.ACTIVE]  # recorded together with the join
+    assert stored.version == len(changes)
+    assert all(number == 1 for kind, number in Counter(event.type for event in events).items() if kind in ONCE)
     return stored
 
 
@@ -80,7 +80,7 @@ def test_reschedule_against_open_has_one_winner(daemons: tuple[World, World]) ->
         one.clock.passes(50 * MINUTE)
         later = one.now + 3 * HOUR
         moved, sweep = at_once(partial(one.reschedule, session, later), two.advance)
-        stored = whole(one, session)
+        stored = check_events(one, session)
         if isinstance(moved, WrongStatus):
             outcomes["open"] += 1
             assert (stored.status, stored.start_time) == (Status.NEW, session.start_time)
@@ -98,7 +98,7 @@ def test_close_against_join_has_one_winner_or_the_join_came_first(daemons: tuple
     for _ in range(ROUNDS):
         session = one.create()
         closed, joined = at_once(partial(one.close, session), partial(two.join, session))
-        stored = whole(one, session)
+        stored = check_events(one, session)
         assert closed is None
         assert (stored.status, stored.participants) == (Status.CLOSED, 0)
         assert [person.id for person in one.participants(session)] == (
@@ -118,7 +118,7 @@ def test_two_daemons_that_sweep_at_once_make_each_transition_once(
     swept = at_once(one.advance, two.advance, one.advance, two.advance)
     assert sum((sweep.transitions for sweep in swept), Counter()) == {Trigger.OPEN: 32, Trigger.EXPIRE: 32}
     for session in sessions:
-        assert whole(one, session).status is Status.CLOSED
+        assert check_events(one, session).status is Status.CLOSED
         assert one.told(session) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
 
 
@@ -132,7 +132,7 @@ def test_two_reschedules_with_the_same_version_have_one_winner(daemons: tuple[Wo
         )
         winners = [result for result in results if isinstance(result, Session)]
         assert len(winners) == 1
-        assert whole(one, session) == winners[0]
+        assert check_events(one, session) == winners[0]
         assert winners[0].version == 2
 
 
@@ -140,10 +140,10 @@ def test_joins_from_two_daemons_are_all_counted_and_one_activates_the_session(da
     one, two = daemons
     session = one.create()
     people = at_once(*[partial(daemon.join, session) for daemon in daemons * 6])
-    stored = whole(one, session)
+    stored = check_events(one, session)
     assert stored.participants == len(set(people)) == 12
     at_once(*[partial(two.leave, session, person) for person in people])
-    stored = whole(one, session)
+    stored = check_events(one, session)
     assert (stored.participants, stored.status) == (0, Status.ACTIVE)
     assert stored.due_trigger is Trigger.IDLE
 
@@ -154,7 +154,7 @@ def test_a_leave_reported_to_two_daemons_is_recorded_once(daemons: tuple[World, 
         session = one.create()
         grace, _ada = one.join(session), one.join(session)
         at_once(partial(one.leave, session, grace), partial(two.leave, session, grace))
-        assert whole(one, session).participants == 1
+        assert check_events(one, session).participants == 1
         assert one.told(session).count(EventType.LEFT) == 1
 
 
@@ -196,7 +196,7 @@ def test_a_reader_with_a_cursor_reads_every_event_of_two_daemons_once(daemons: t
         while True:
             last = stop.is_set()
             page = one.store.read(lambda view: view.events(seen[-1] if seen else 0, 50))
-            seen.extend(told.event.seq for told in page)
+            seen.extend(entry.event.seq for entry in page)
             if last and not page:
                 return
 
@@ -209,22 +209,22 @@ def test_a_reader_with_a_cursor_reads_every_event_of_two_daemons_once(daemons: t
     at_once(lambda: list(make(one)), lambda: list(make(two)))
     stop.set()
     reader.join()
-    assert seen == [told.event.seq for told in one.events()]
+    assert seen == [entry.event.seq for entry in one.events()]
     assert len(seen) == len(set(seen)) == 300
 
 
 def test_a_commit_notifies_the_other_daemons_with_its_deadline(pg_server: PostgresServer) -> None:
-    heard: list[datetime | None] = []
+    received: list[datetime | None] = []
     with pg_server.database() as database:
         one, two = (
-            World(database.open(peer_committed=hear), SettableClock()) for hear in (lambda _due: None, heard.append)
+            World(database.open(peer_committed=call), SettableClock()) for call in (lambda _due: None, received.append)
         )
-        eventually(lambda: heard == [None])  # it listens
+        eventually(lambda: received == [None])  # the store listens
         session = one.schedule(HOUR)
-        eventually(lambda: heard == [None, session.due_at])
+        eventually(lambda: received == [None, session.due_at])
         two.schedule(2 * HOUR)
         one.close(session)
-        eventually(lambda: heard == [None, session.due_at, None])  # of its own nothing
+        eventually(lambda: received == [None, session.due_at, None])  # none for its own commits
 
 
 def test_event_numbers_are_assigned_in_commit_order(pg_server: PostgresServer) -> None:
@@ -242,18 +242,18 @@ def test_event_numbers_are_assigned_in_commit_order(pg_server: PostgresServer) -
             assert commit.wait(30)
 
         def waits_for_the_lock() -> bool:
-            refused = text("locktype = 'advisory' AND NOT granted")
-            waiting = select(func.count()).select_from(text("pg_locks")).where(refused)
-            return bool(one.store.read(lambda view: view.scalar(waiting)))
+            ungranted = text("locktype = 'advisory' AND NOT granted")
+            count = select(func.count()).select_from(text("pg_locks")).where(ungranted)
+            return bool(one.store.read(lambda view: view.scalar(count)))
 
         first = one.store.submit(slow)
         assert written.wait(30)
         second = two.store.submit(lambda tx: commands.create(tx, settings(), AGENT, order()))
         eventually(lambda: second.done() or waits_for_the_lock())
-        seen = [told.event.seq for told in one.store.read(lambda view: view.events(0, 10))]
+        seen = [entry.event.seq for entry in one.store.read(lambda view: view.events(0, 10))]
         commit.set()
         first.result(30)
         second.result(30)
         after = seen[-1] if seen else 0
-        seen += [told.event.seq for told in one.store.read(lambda view: view.events(after, 10))]
-        assert seen == [told.event.seq for told in one.events()] == [1, 2]
+        seen += [entry.event.seq for entry in one.store.read(lambda view: view.events(after, 10))]
+        assert seen == [entry.event.seq for entry in one.events()] == [1, 2]

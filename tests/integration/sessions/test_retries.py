@@ -74,7 +74,7 @@ def test_a_key_is_stored_for_24_hours(world: World) -> None:
     assert not second.replayed
     assert second.session.id != first.session.id
     world.clock.passes(days=1)
-    assert world.make(keyed=KEY).session.id == second.session.id, "from then on the newer one is remembered"
+    assert world.make(keyed=KEY).session.id == second.session.id, "the key now belongs to the second session"
 
 
 def test_after_24_hours_a_key_may_be_used_with_another_body(world: World) -> None:
@@ -106,20 +106,20 @@ def test_a_retry_of_a_schedule_succeeds_although_its_start_has_passed(world: Wor
 
 
 def test_concurrent_requests_with_one_key_create_one_session(world: World) -> None:
-    made: list[CreateResult] = []
+    results: list[CreateResult] = []
     begin = threading.Barrier(16)
 
     def request() -> None:
         begin.wait()
-        made.append(world.make(keyed=KEY))
+        results.append(world.make(keyed=KEY))
 
     threads = [threading.Thread(target=request) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({one.session.id for one in made}) == 1
-    assert sorted(one.replayed for one in made) == [False] + [True] * 15
+    assert len({one.session.id for one in results}) == 1
+    assert sorted(one.replayed for one in results) == [False] + [True] * 15
     assert world.told() == [EventType.CREATED]
 
 
@@ -129,9 +129,9 @@ def test_concurrent_requests_with_one_key_to_two_daemons_create_one_session(data
         key = keyed_request(f"key-{n}", BODY)
         job = partial(commands.create, settings=settings(), caller=AGENT, request=order(), keyed=key)
         futures = [store.submit(job) for store in stores * 3]
-        made = [future.result(30) for future in futures]
-        assert len({one.session.id for one in made}) == 1
-        assert sorted(one.replayed for one in made) == [False] + [True] * 5
+        results = [future.result(30) for future in futures]
+        assert len({one.session.id for one in results}) == 1
+        assert sorted(one.replayed for one in results) == [False] + [True] * 5
     assert len(stores[0].read(lambda view: view.events(0, 100))) == 10
 
 

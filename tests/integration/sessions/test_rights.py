@@ -73,7 +73,7 @@ def test_a_session_can_be_looked_up_by_its_pin_alone(world: World) -> None:
 def test_sessions_of_the_local_operator_belong_to_agent_0_and_events_have_the_actor_local(world: World) -> None:
     session = world.create(by=caller(Role.GROUP_ADMIN, agent_id=LOCAL_AGENT_ID))
     assert session.agent_id == 0
-    assert [told.event.actor for told in world.events(session)] == ["local"]
+    assert [entry.event.actor for entry in world.events(session)] == ["local"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Series: their sessions are made ahead, at the right time in their zone, and follow changes."""
+"""Series: sessions are created ahead of time, at the local time of the series, and change with it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -47,13 +47,13 @@ def wanted(
     return CreateSeries(when, horizon, order(**more), {"type": "live"})
 
 
-def create(world: World, asked: CreateSeries, by: Caller = AGENT, keyed: KeyedRequest | None = None) -> Series:
-    return world.run(lambda tx: series.create(tx, world.settings, by, asked, keyed)).series
+def create(world: World, request: CreateSeries, by: Caller = AGENT, keyed: KeyedRequest | None = None) -> Series:
+    return world.run(lambda tx: series.create(tx, world.settings, by, request, keyed)).series
 
 
-def change(world: World, one: Series, asked: CreateSeries, by: Caller = AGENT, since: str | None = None) -> Series:
+def change(world: World, one: Series, request: CreateSeries, by: Caller = AGENT, since: str | None = None) -> Series:
     local = None if since is None else parse_local(since)
-    return world.run(lambda tx: series.change(tx, world.settings, by, one.id, asked, local)).series
+    return world.run(lambda tx: series.change(tx, world.settings, by, one.id, request, local)).series
 
 
 def end(world: World, one: Series, by: Caller = AGENT, since: str | None = None) -> Series:
@@ -79,7 +79,7 @@ def test_sessions_are_made_ahead_and_others_as_time_passes(agents: World) -> Non
     assert starts(agents, one) == ["01-08 08:00", "01-09 08:00", "01-10 08:00"]
     assert {(session.label, session.reminders) for session in made(agents, one).values()} == {("Stand-up", '["1h"]')}
     next_due = agents.store.read(stored.next_due)
-    assert next_due == datetime(2030, 1, 8, 8, tzinfo=UTC), "when the fourth comes within the horizon"
+    assert next_due == datetime(2030, 1, 8, 8, tzinfo=UTC), "when the fourth occurrence comes within the horizon"
     swept = agents.passes(DAY)
     assert (swept.transitions["occurrence"], swept.worst_lag) == (
         1,
@@ -99,7 +99,7 @@ def test_many_sessions_are_made_in_several_transactions_and_once(agents: World) 
     one = create(agents, wanted("FREQ=DAILY;BYHOUR=9,10,11,12,13;COUNT=300", horizon=60 * DAY))
     assert len(made(agents, one)) == series.AT_ONCE
     agents.advance()
-    assert len(made(agents, one)) == 297, "the horizon ends on the last day, before the last three"
+    assert len(made(agents, one)) == 297, "the horizon ends on the last day, before its last three occurrences"
     agents.passes(DAY)
     assert len(made(agents, one)) == 300
     assert agents.store.read(stored.next_due) is None or not agents.passes(40 * DAY).transitions["occurrence"]
@@ -125,10 +125,10 @@ def test_a_changed_time_moves_the_sessions_and_keeps_their_links(agents: World) 
     after = made(agents, one)
     assert list(after) == [f"2030-01-{day:02}T10:00:00" for day in (8, 9, 10)]
     assert [session.id for session in after.values()] == [session.id for session in before.values()]
-    assert starts(agents, one) == ["01-08 11:00", "01-10 09:00"], "the first was moved alone, the second cancelled"
+    assert starts(agents, one) == ["01-08 11:00", "01-10 09:00"], "the first was moved, the second cancelled"
     assert agents.stored(untouched).user_url == untouched.user_url
     agents.passes(2 * DAY)
-    assert starts(agents, one)[-1] == "01-12 09:00", "and it goes on at the new time"
+    assert starts(agents, one)[-1] == "01-12 09:00", "later sessions have the new time"
 
 
 def test_a_changed_day_cancels_what_is_left_out_and_makes_what_is_new(agents: World) -> None:
@@ -176,15 +176,15 @@ def test_a_change_from_here_on_counts_as_another_series(agents: World, monkeypat
 
 def test_a_change_from_here_on_that_is_sent_again_does_nothing(agents: World) -> None:
     one = create(agents, wanted())
-    asked = wanted(start="2030-01-08T14:00")
-    other = change(agents, one, asked, since="2030-01-09T00:00")
-    assert change(agents, one, asked, since="2030-01-09T00:00").id == other.id
+    request = wanted(start="2030-01-08T14:00")
+    other = change(agents, one, request, since="2030-01-09T00:00")
+    assert change(agents, one, request, since="2030-01-09T00:00").id == other.id
     with pytest.raises(SeriesEnded):
         change(agents, one, wanted(), since="2030-01-10T00:00")
     third = change(agents, other, wanted(start="2030-01-09T09:00"), since="2030-01-01T00:00")
     agents.clock.passes(seconds=1)
     assert change(agents, other, wanted(start="2030-01-09T09:00"), since="2030-01-01T00:00").id == third.id, (
-        "and so for a time that has passed"
+        "also if `since` is in the past"
     )
     assert len(agents.all_sessions()) == 3
 
@@ -239,7 +239,7 @@ def test_an_ended_series_has_no_sessions_any_more(agents: World) -> None:
     ended = end(agents, one)
     assert (ended.ended_at, ended.next_at) == (agents.now, None)
     assert not starts(agents, one)
-    assert end(agents, one).version == ended.version, "to end it again changes nothing"
+    assert end(agents, one).version == ended.version, "a second end changes nothing"
     with pytest.raises(SeriesEnded):
         change(agents, one, wanted())
     assert not agents.passes(10 * DAY).transitions["occurrence"]
@@ -299,12 +299,12 @@ def test_a_series_whose_time_zone_is_gone_holds_up_no_other_deadline(
     agents: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = create(agents, wanted()), create(agents, wanted(zone="UTC"))
-    known = recurrence.zone
+    original_zone = recurrence.zone
 
     def zone(name: str) -> ZoneInfo:
         if name == "Europe/Berlin":
             raise ZoneInfoNotFoundError(name)
-        return known(name)
+        return original_zone(name)
 
     monkeypatch.setattr(recurrence, "zone", zone)
     opens = agents.schedule(2 * DAY)
@@ -322,7 +322,7 @@ def test_after_a_change_of_the_time_zone_database_a_repeated_request_moves_what_
 ) -> None:
     one = create(agents, wanted())
     before = {session.id for session in made(agents, one).values()}
-    monkeypatch.setattr(recurrence, "zone", lambda _name: ZoneInfo("Etc/GMT-2"))  # Berlin has summer time all year
+    monkeypatch.setattr(recurrence, "zone", lambda _name: ZoneInfo("Etc/GMT-2"))  # summer time all year
     change(agents, one, wanted())
     assert starts(agents, one) == ["01-08 07:00", "01-09 07:00", "01-10 07:00"]
     assert {session.id for session in made(agents, one).values()} == before
@@ -368,31 +368,31 @@ def test_whatever_happens_there_is_one_session_a_day_but_for_those_that_were_cha
     first = begun.date() + DAY
     hour = 9
     one = create(agents, wanted(start=f"{first}T09:00", zone=zone, horizon=5 * DAY))
-    touched: Mapping[str, datetime | None] = {}
+    edited: Mapping[str, datetime | None] = {}
     for step, number in steps:
         soon = agents.now + HOUR
-        untouched = [
+        unchanged = [
             (local, session) for local, session in made(agents, one).items()
-            if session.status is Status.SCHEDULED and (session.start_time or soon) > soon and local[:10] not in touched
+            if session.status is Status.SCHEDULED and (session.start_time or soon) > soon and local[:10] not in edited
         ]  # fmt: skip
         if step == "passes":
             agents.passes(number * 6 * HOUR)
         elif step == "change":
-            # An occurrence that is over is not changed, and the new rule may have another one on its day.
+            # A past occurrence is not changed, and the new rule may have another occurrence on the same day.
             now = local_text(series._Plan(one).local(agents.now))
             to_come = {local[:10] for local in made(agents, one) if local > now}
-            touched = {day: start for day, start in touched.items() if day in to_come}
+            edited = {day: start for day, start in edited.items() if day in to_come}
             hour = number
             change(agents, one, wanted(start=f"{first}T{hour:02}:00", zone=zone, horizon=5 * DAY))
-        elif untouched:
-            local, session = untouched[number % len(untouched)]
+        elif unchanged:
+            local, session = unchanged[number % len(unchanged)]
             if step == "cancel":
                 agents.close(session)
-                touched = {**touched, local[:10]: None}
+                edited = {**edited, local[:10]: None}
             else:
                 start = agents.now + HOUR + number * timedelta(minutes=1) + timedelta(seconds=7)
                 agents.reschedule(session, start)
-                touched = {**touched, local[:10]: start}
+                edited = {**edited, local[:10]: start}
 
     now = local_text(series._Plan(one).local(agents.now))
     coming = {local: session for local, session in made(agents, one).items() if local > now}
@@ -400,8 +400,8 @@ def test_whatever_happens_there_is_one_session_a_day_but_for_those_that_were_cha
     assert len(days) == len(set(days))
     for local, session in coming.items():
         expected = series._Plan(one).instant(parse_local(local))
-        if local[:10] in touched:
-            given = touched[local[:10]]
+        if local[:10] in edited:
+            given = edited[local[:10]]
             assert (session.status is Status.CLOSED) if given is None else (session.start_time == given)
         elif session.status is Status.SCHEDULED:
             assert session.start_time == expected

@@ -1,4 +1,4 @@
-"""Commands of several requests that share one transaction: each has the result that it would have alone."""
+"""Commands that share one transaction: each has the result that it would have alone."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -22,18 +22,18 @@ Job = Callable[[Transaction], Any]
 
 def together(world: World, jobs: Sequence[tuple[str | None, Job]]) -> list[Any]:
     """Run jobs, each with the id of its session, in one transaction; return their results or errors."""
-    seen: list[int] = []
+    jobs_per_transaction: list[int] = []
 
     async def run() -> list[Any]:
-        def noting(tx: Transaction, job: Job) -> Any:
-            seen.append(tx.jobs)
+        def record(tx: Transaction, job: Job) -> Any:
+            jobs_per_transaction.append(tx.jobs)
             return job(tx)
 
-        waiting = [world.store.transact(partial(noting, job=job), session_id) for session_id, job in jobs]
+        waiting = [world.store.transact(partial(record, job=job), session_id) for session_id, job in jobs]
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     results = asyncio.run(run())
-    assert seen[0] == len(jobs), "they have shared a transaction"
+    assert jobs_per_transaction[0] == len(jobs), "all jobs shared one transaction"
     return results
 
 
@@ -60,7 +60,7 @@ def test_each_session_gets_its_own_start_and_one_event(world: World) -> None:
         assert (moved.event.type, moved.event.start_time) == (EventType.RESCHEDULED, start)
         assert (moved.event.previous_start_time, moved.event.actor) == (session.start_time, AGENT.actor)
         assert created.event.seq is not None
-    numbers = [told.event.seq for told in world.events()]
+    numbers = [entry.event.seq for entry in world.events()]
     assert numbers == sorted(set(numbers))
 
 

@@ -1,4 +1,4 @@
-"""Random commands and random time spans, compared with a model of a few lines. On both databases."""
+"""Random commands and time spans, compared with a small model. On both databases."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,7 +47,7 @@ class Model:
     empty_since: datetime | None = None
     inside: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
-    told: list[str] = field(default_factory=list)
+    event_types: list[str] = field(default_factory=list)
 
     def due(self) -> datetime | None:
         if self.status == "scheduled":
@@ -61,30 +61,30 @@ class Model:
             return min(limits + ([self.empty_since + EMPTY] if self.empty_since else []))
         return None
 
-    def time_moves(self, now: datetime) -> None:
+    def advance(self, now: datetime) -> None:
         while (due := self.due()) is not None and due <= now:
             if self.status == "scheduled":
                 self.status = "new"
-                self.told.append("session.ready")
+                self.event_types.append("session.ready")
             else:
-                self.closes()
+                self.close()
 
-    def closes(self) -> None:
+    def close(self) -> None:
         self.status, self.inside, self.waiting = "closed", set(), set()
-        self.told.append("session.closed")
+        self.event_types.append("session.closed")
 
-    def enters(self, person: str, now: datetime, *how: str) -> None:
+    def enter(self, person: str, now: datetime, *how: str) -> None:
         if self.status == "new":
-            self.told.append("session.active")
+            self.event_types.append("session.active")
             self.status, self.activated = "active", now
-        self.told += [*how, "participant.joined"]
+        self.event_types += [*how, "participant.joined"]
         self.empty_since = None
         self.inside.add(person)
 
-    def opens_if_due(self, now: datetime) -> None:
+    def open_if_due(self, now: datetime) -> None:
         if self.status == "scheduled" and self.start is not None and self.start - LEAD <= now:
             self.status = "new"
-            self.told.append("session.ready")
+            self.event_types.append("session.ready")
 
 
 class AnyTime(RuleBasedStateMachine):
@@ -104,12 +104,12 @@ class AnyTime(RuleBasedStateMachine):
     def now(self) -> datetime:
         return self.world.now
 
-    # --- what happens -------------------------------------------------------------------------------------------------
+    # --- rules --------------------------------------------------------------------------------------------------------
 
     @rule(target=sessions, session_type=TYPES)
     def create(self, session_type: SessionType) -> str:
         made = self.world.create(session_type, preferences={"knock": True})
-        self.models[made.id] = Model(made, "new", self.now + NEW, told=["session.created"])
+        self.models[made.id] = Model(made, "new", self.now + NEW, event_types=["session.created"])
         return made.id
 
     @rule(target=sessions, session_type=TYPES, ahead=AHEAD)
@@ -120,8 +120,8 @@ class AnyTime(RuleBasedStateMachine):
                 self.world.create(session_type, start_time=start)
             return multiple()
         made = self.world.create(session_type, start_time=start)
-        model = Model(made, "scheduled", start + NEW, start, told=["session.scheduled"])
-        model.opens_if_due(self.now)
+        model = Model(made, "scheduled", start + NEW, start, event_types=["session.scheduled"])
+        model.open_if_due(self.now)
         self.models[made.id] = model
         return made.id
 
@@ -138,8 +138,8 @@ class AnyTime(RuleBasedStateMachine):
             self.world.reschedule(model.stored, start)
             if start != model.start:
                 model.start, model.expires = start, start + NEW
-                model.told.append("session.rescheduled")
-                model.opens_if_due(self.now)
+                model.event_types.append("session.rescheduled")
+                model.open_if_due(self.now)
 
     @rule(target=people, session_id=sessions)
     def join(self, session_id: str) -> object:
@@ -149,7 +149,7 @@ class AnyTime(RuleBasedStateMachine):
                 self.world.join(model.stored)
             return multiple()
         person = self.world.join(model.stored)
-        model.enters(person, self.now)
+        model.enter(person, self.now)
         return (session_id, person)
 
     @rule(target=people, session_id=sessions)
@@ -160,7 +160,7 @@ class AnyTime(RuleBasedStateMachine):
                 self.world.knock(model.stored)
             return multiple()
         person = self.world.knock(model.stored)
-        model.told.append("participant.knocked")
+        model.event_types.append("participant.knocked")
         model.waiting.add(person)
         return (session_id, person)
 
@@ -168,17 +168,17 @@ class AnyTime(RuleBasedStateMachine):
     def answer(self, who: tuple[str, str], admitted: bool) -> None:
         session_id, person = who
         model = self.models[session_id]
-        verb = self.world.admit if admitted else self.world.deny
+        command = self.world.admit if admitted else self.world.deny
         if person not in model.waiting:
             with suppress(NoKnocking, WrongStatus):
-                verb(model.stored, person)
+                command(model.stored, person)
             return
-        verb(model.stored, person)
+        command(model.stored, person)
         model.waiting.remove(person)
         if admitted:
-            model.enters(person, self.now, "participant.admitted")
+            model.enter(person, self.now, "participant.admitted")
         else:
-            model.told.append("participant.denied")
+            model.event_types.append("participant.denied")
 
     @rule(who=st.one_of(people, consumes(people)))
     def leave(self, who: tuple[str, str]) -> None:
@@ -187,10 +187,10 @@ class AnyTime(RuleBasedStateMachine):
         self.world.leave(model.stored, person)
         if person in model.waiting:
             model.waiting.remove(person)
-            model.told.append("participant.denied")
+            model.event_types.append("participant.denied")
         if person in model.inside:
             model.inside.remove(person)
-            model.told.append("participant.left")
+            model.event_types.append("participant.left")
             model.empty_since = None if model.inside else self.now
 
     @rule(session_id=sessions)
@@ -198,23 +198,23 @@ class AnyTime(RuleBasedStateMachine):
         model = self.models[session_id]
         self.world.close(model.stored)
         if model.status != "closed":
-            model.closes()
+            model.close()
 
     @rule(span=SPANS)
     def time_passes(self, span: timedelta) -> None:
         self.world.clock.passes(span)
 
     @rule(span=SPANS)
-    def the_clock_looks(self, span: timedelta) -> None:
+    def the_scheduler_runs(self, span: timedelta) -> None:
         self.world.passes(span)
         for model in self.models.values():
-            model.time_moves(self.now)
+            model.advance(self.now)
 
     @rule(span=SPANS)
     def the_clock_is_set_back_and_the_scheduler_runs(self, span: timedelta) -> None:
-        self.the_clock_looks(-span)
+        self.the_scheduler_runs(-span)
 
-    # --- what is always so --------------------------------------------------------------------------------------------
+    # --- invariants ---------------------------------------------------------------------------------------------------
 
     @invariant()
     def every_session_equals_the_model(self) -> None:
@@ -233,12 +233,12 @@ class AnyTime(RuleBasedStateMachine):
 
     @invariant()
     def every_transition_is_recorded_once_in_order(self) -> None:
-        events = [told.event for told in self.world.events()]
+        events = [entry.event for entry in self.world.events()]
         for session_id, model in self.models.items():
-            told = [event for event in events if event.session_id == session_id]
-            assert [event.type for event in told] == model.told
-            assert not told or told[-1].status == model.status
-        assert len(events) == sum(len(model.told) for model in self.models.values())
+            recorded = [event for event in events if event.session_id == session_id]
+            assert [event.type for event in recorded] == model.event_types
+            assert not recorded or recorded[-1].status == model.status
+        assert len(events) == sum(len(model.event_types) for model in self.models.values())
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from tminus.storage.partial_file import partial_file
 from tminus.storage.restore import restore
 
 
-class Place:
-    """A database with a store, and a directory for backups."""
+class Env:
+    """A database with a store, and a directory for its backups."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "tminus.db"
@@ -44,8 +44,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    one = Place(tmp_path)
+def env(tmp_path: Path) -> Iterator[Env]:
+    one = Env(tmp_path)
     yield one
     one.world.store.close()
 
@@ -55,60 +55,58 @@ def sql(path: Path, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()
 
 
-def test_a_backup_contains_every_commit_and_reports_its_contents(place: Place) -> None:
-    place.world.join(place.world.create())
+def test_a_backup_contains_every_commit_and_reports_its_contents(env: Env) -> None:
+    env.world.join(env.world.create())
 
-    made = back_up(place.url, place.copy, NOW)
+    made = back_up(env.url, env.copy, NOW)
 
-    assert made.path == place.copy
+    assert made.path == env.copy
     assert (made.contents.sessions, made.contents.events, made.contents.last_seq) == (1, 3, 3)
-    assert made.contents.size == place.copy.stat().st_size
-    assert place.copy.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(place.copies) == ["copy.db"], "one file, that needs none beside it"
-    assert sql(place.copy, "PRAGMA journal_mode") == [("delete",)]
-    found = check_database(f"sqlite:///{place.copy}", Timeouts(), NOW)
+    assert made.contents.size == env.copy.stat().st_size
+    assert env.copy.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(env.copies) == ["copy.db"], "the backup is a single file"
+    assert sql(env.copy, "PRAGMA journal_mode") == [("delete",)]
+    found = check_database(f"sqlite:///{env.copy}", Timeouts(), NOW)
     assert (found.problems, found.sessions, found.last_seq) == ((), 1, 3)
 
 
-def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit follows each step of one page: a backup that restarted each time would never end."""
     monkeypatch.setattr(snapshot, "PAGES", 1)
-    world = place.world
+    world = env.world
     world.put(*(session(id=f"before{number}", label="x" * 255) for number in range(200)))
     written: list[str] = []
 
     class Slow(sqlite3.Connection):
         def backup(self, target: sqlite3.Connection, **options: Any) -> None:
-            def meanwhile(*_: int) -> None:
+            def commit(*_: int) -> None:
                 written.append(world.create().id)
-                assert len(written) < 1000, "it begins anew each time"
+                assert len(written) < 1000, "the backup restarts after each commit"
 
-            super().backup(target, progress=meanwhile, **options)
+            super().backup(target, progress=commit, **options)
 
-    def slowly(path: Path) -> sqlite3.Connection:
+    def open_slowly(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, factory=Slow)
         connection.isolation_level = None
         return connection
 
-    monkeypatch.setattr(snapshot, "open_read_only", slowly)
+    monkeypatch.setattr(snapshot, "open_read_only", open_slowly)
 
-    made = back_up(place.url, place.copy, NOW)
+    made = back_up(env.url, env.copy, NOW)
 
     assert len(written) > 20
     assert made.contents.sessions == 200
-    assert sql(place.copy, "SELECT count(*) FROM session WHERE id LIKE 'before%'") == [(200,)]
+    assert sql(env.copy, "SELECT count(*) FROM session WHERE id LIKE 'before%'") == [(200,)]
 
 
-def test_an_existing_file_is_overwritten_only_with_force(place: Place) -> None:
-    place.copy.write_bytes(b"precious")
+def test_an_existing_file_is_overwritten_only_with_force(env: Env) -> None:
+    env.copy.write_bytes(b"precious")
 
     with pytest.raises(CannotBackUp, match="exists already: name another file, or overwrite it with --force"):
-        back_up(place.url, place.copy, NOW)
-    assert place.copy.read_bytes() == b"precious"
+        back_up(env.url, env.copy, NOW)
+    assert env.copy.read_bytes() == b"precious"
 
-    assert back_up(place.url, place.copy, NOW, force=True).contents.size == place.copy.stat().st_size
+    assert back_up(env.url, env.copy, NOW, force=True).contents.size == env.copy.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -120,79 +118,79 @@ def test_an_existing_file_is_overwritten_only_with_force(place: Place) -> None:
         ("tminus.db/copy.db", "there is no such directory"),
     ],
 )
-def test_an_unsuitable_target_is_refused_even_with_force(place: Place, target: str, problem: str) -> None:
-    os.mkfifo(place.path.parent / "pipe")
+def test_an_unsuitable_target_is_refused_even_with_force(env: Env, target: str, problem: str) -> None:
+    os.mkfifo(env.path.parent / "pipe")
 
     with pytest.raises(CannotBackUp, match=problem):
-        back_up(place.url, place.path.parent / target, NOW, force=True)
+        back_up(env.url, env.path.parent / target, NOW, force=True)
 
-    assert place.reopened().store.failing is None
+    assert env.reopened().store.failing is None
 
 
-def test_backups_in_a_directory_are_named_by_date_and_the_oldest_are_removed(place: Place) -> None:
-    others = [place.copies / name for name in ("tminus-old.db", "mine.db", "tminus-20200101T000000Z.db.txt")]
+def test_backups_in_a_directory_are_named_by_date_and_the_oldest_are_removed(env: Env) -> None:
+    others = [env.copies / name for name in ("tminus-old.db", "mine.db", "tminus-20200101T000000Z.db.txt")]
     for other in others:
         other.touch()
-    made = [back_up(place.url, place.copies, NOW + timedelta(days=day)).path for day in range(3)]
+    made = [back_up(env.url, env.copies, NOW + timedelta(days=day)).path for day in range(3)]
     assert made[0].name == "tminus-20300107T090000Z.db"
 
-    last = back_up(place.url, place.copies, NOW + timedelta(days=3), keep=2)
+    last = back_up(env.url, env.copies, NOW + timedelta(days=3), keep=2)
 
     assert last.removed == (made[0], made[1])
-    assert set(place.copies.iterdir()) == {*others, made[2], last.path}
+    assert set(env.copies.iterdir()) == {*others, made[2], last.path}
 
 
-def test_backups_of_one_second_are_numbered_and_the_oldest_are_removed(place: Place) -> None:
-    made = [back_up(place.url, place.copies, NOW).path for _ in range(11)]
+def test_backups_of_one_second_are_numbered_and_the_oldest_are_removed(env: Env) -> None:
+    made = [back_up(env.url, env.copies, NOW).path for _ in range(11)]
     assert [path.name for path in made[:2]] == ["tminus-20300107T090000Z.db", "tminus-20300107T090000Z-2.db"]
 
-    last = back_up(place.url, place.copies, NOW, keep=3)
+    last = back_up(env.url, env.copies, NOW, keep=3)
 
     assert last.removed == tuple(made[:9])
-    assert set(place.copies.iterdir()) == {*made[9:], last.path}
+    assert set(env.copies.iterdir()) == {*made[9:], last.path}
 
 
-def test_a_failed_backup_leaves_no_file_and_removes_no_old_backup(place: Place) -> None:
-    good = back_up(place.url, place.copies, NOW).path
+def test_a_failed_backup_leaves_no_file_and_removes_no_old_backup(env: Env) -> None:
+    good = back_up(env.url, env.copies, NOW).path
     for _ in range(40):
-        place.world.create()
-    place.world.store.close()
-    content = bytearray(place.path.read_bytes())
-    root = sql(place.path, "SELECT rootpage FROM sqlite_master WHERE name = 'session'")[0][0]
+        env.world.create()
+    env.world.store.close()
+    content = bytearray(env.path.read_bytes())
+    root = sql(env.path, "SELECT rootpage FROM sqlite_master WHERE name = 'session'")[0][0]
     content[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
-    place.path.write_bytes(content)
+    env.path.write_bytes(content)
 
     with pytest.raises(DatabaseCorrupt, match=r"tminus\.db: the file is damaged \(malformed.*tminus db check"):
-        back_up(place.url, place.copies, NOW + timedelta(days=1), keep=1)
+        back_up(env.url, env.copies, NOW + timedelta(days=1), keep=1)
 
-    assert list(place.copies.iterdir()) == [good]
-    place.world = World(Store(f"{place.url}.other", place.clock), place.clock)
+    assert list(env.copies.iterdir()) == [good]
+    env.world = World(Store(f"{env.url}.other", env.clock), env.clock)
 
 
-def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_not(place: Place) -> None:
-    left = place.copies / ".tminus-abc.half"
+def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_not(env: Env) -> None:
+    left = env.copies / ".tminus-abc.half"
     left.touch()
-    with partial_file(place.copies / "other.db") as others:
-        back_up(place.url, place.copy, NOW)
+    with partial_file(env.copies / "other.db") as others:
+        back_up(env.url, env.copy, NOW)
         assert others.exists()
 
-    assert os.listdir(place.copies) == ["copy.db"]
+    assert os.listdir(env.copies) == ["copy.db"]
 
 
-def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite reports a full disk if a file reaches its maximum number of pages."""
-    written_once = snapshot.connect_unsynced
+    connect = snapshot.connect_unsynced
 
     def small(path: Path) -> sqlite3.Connection:
-        connection = written_once(path)
+        connection = connect(path)
         connection.execute("PRAGMA max_page_count=5")
         return connection
 
     monkeypatch.setattr(snapshot, "connect_unsynced", small)
 
     with pytest.raises(CannotBackUp, match="full"):
-        back_up(place.url, place.copy, NOW)
-    assert os.listdir(place.copies) == []
+        back_up(env.url, env.copy, NOW)
+    assert os.listdir(env.copies) == []
 
 
 def test_a_backup_without_a_database_is_refused(tmp_path: Path) -> None:
@@ -208,139 +206,139 @@ def test_a_backup_of_postgresql_is_refused_with_the_name_of_its_tool(tmp_path: P
         restore("postgresql+psycopg://db/tminus", tmp_path / "copy.db", NOW)
 
 
-# --- putting one back -------------------------------------------------------------------------------------------------
+# --- restore ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_restore_replaces_the_database_and_keeps_the_old_one_beside_it(place: Place) -> None:
-    kept = place.world.create()
-    back_up(place.url, place.copy, NOW)
-    lost = place.world.create()
-    place.world.store.close()
+def test_a_restore_replaces_the_database_and_keeps_the_old_one_beside_it(env: Env) -> None:
+    kept = env.world.create()
+    back_up(env.url, env.copy, NOW)
+    lost = env.world.create()
+    env.world.store.close()
 
-    done = restore(place.url, place.copy, NOW)
+    done = restore(env.url, env.copy, NOW)
 
-    assert (done.path, done.contents.sessions) == (place.path, 1)
-    assert done.moved_to == place.path.with_name("tminus.db.20300107T090000Z")
-    assert place.path.stat().st_mode & 0o777 == 0o600
+    assert (done.path, done.contents.sessions) == (env.path, 1)
+    assert done.moved_to == env.path.with_name("tminus.db.20300107T090000Z")
+    assert env.path.stat().st_mode & 0o777 == 0o600
     assert sql(done.moved_to, "SELECT count(*) FROM session") == [(2,)]
-    world = place.reopened()
+    world = env.reopened()
     assert world.stored(kept) == kept
     assert lost.id not in world.all_sessions()
-    assert place.copy.exists()
+    assert env.copy.exists()
 
 
-def test_a_restored_database_has_a_new_id_and_reuses_no_event_number(place: Place) -> None:
+def test_a_restored_database_has_a_new_id_and_reuses_no_event_number(env: Env) -> None:
     """Events after the backup had numbers and ids; no other event may have the same ones."""
-    place.world.create()
-    back_up(place.url, place.copy, NOW)
-    place.world.create()
-    before = place.world.store.database_id
-    highest = place.world.events()[-1].event.seq
-    place.world.store.close()
+    env.world.create()
+    back_up(env.url, env.copy, NOW)
+    env.world.create()
+    before = env.world.store.database_id
+    highest = env.world.events()[-1].event.seq
+    env.world.store.close()
 
-    done = restore(place.url, place.copy, NOW)
+    done = restore(env.url, env.copy, NOW)
 
-    world = place.reopened()
+    world = env.reopened()
     assert world.store.database_id == done.database_id != before
     world.create()
     assert world.events()[-1].event.seq == highest + 1
-    assert restore_id(place) != done.database_id, "each time"
+    assert restore_id(env) != done.database_id, "each restore creates another id"
 
 
-def restore_id(place: Place) -> str:
-    place.world.store.close()
-    return restore(place.url, place.copy, NOW + timedelta(seconds=1)).database_id
+def restore_id(env: Env) -> str:
+    env.world.store.close()
+    return restore(env.url, env.copy, NOW + timedelta(seconds=1)).database_id
 
 
-def test_a_backup_can_be_restored_without_an_old_database(place: Place, tmp_path: Path) -> None:
-    made = place.world.create()
-    back_up(place.url, place.copy, NOW)
+def test_a_backup_can_be_restored_without_an_old_database(env: Env, tmp_path: Path) -> None:
+    made = env.world.create()
+    back_up(env.url, env.copy, NOW)
     new = tmp_path / "new"
     new.mkdir()
 
-    done = restore(f"sqlite:///{new}/tminus.db", place.copy, NOW)
+    done = restore(f"sqlite:///{new}/tminus.db", env.copy, NOW)
 
     assert done.moved_to is None
     assert os.listdir(new) == ["tminus.db"]
-    store = Store(f"sqlite:///{new}/tminus.db", place.clock)
-    assert World(store, place.clock).stored(made) == made
+    store = Store(f"sqlite:///{new}/tminus.db", env.clock)
+    assert World(store, env.clock).stored(made) == made
     store.close()
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["in its place", "moved away by hand"])
-def test_a_pending_rollback_is_applied_only_to_the_replaced_database(place: Place, is_there: bool) -> None:
+def test_a_pending_rollback_is_applied_only_to_the_replaced_database(env: Env, is_there: bool) -> None:
     """SQLite writes a -journal while the journal mode changes, such as at the first start after a restore."""
-    place.world.create()
-    back_up(place.url, place.copy, NOW)
-    place.world.create()
-    place.world.store.close()
-    with closing(sqlite3.connect(place.path, isolation_level=None)) as connection:
+    env.world.create()
+    back_up(env.url, env.copy, NOW)
+    env.world.create()
+    env.world.store.close()
+    with closing(sqlite3.connect(env.path, isolation_level=None)) as connection:
         for pragma in ("journal_mode=DELETE", "cache_size=1", "synchronous=OFF"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("UPDATE session SET label = hex(zeroblob(4000))")
         connection.execute("DELETE FROM event")
-        files = {end: place.path.with_name(f"tminus.db{end}") for end in ("", "-journal")}
+        files = {end: env.path.with_name(f"tminus.db{end}") for end in ("", "-journal")}
         beside = {end: file.read_bytes() for end, file in files.items()}
     for end, data in beside.items():
         files[end].write_bytes(data)
     if not is_there:
         files[""].unlink()
 
-    done = restore(place.url, place.copy, NOW + timedelta(hours=1))
+    done = restore(env.url, env.copy, NOW + timedelta(hours=1))
 
     assert not files["-journal"].exists()
     left = [(done.moved_to, 2)] if done.moved_to else []
     assert len(left) == is_there
-    assert len(list(place.path.parent.glob("tminus.db.2*"))) == is_there
-    for file, sessions in (*left, (place.path, 1)):
+    assert len(list(env.path.parent.glob("tminus.db.2*"))) == is_there
+    for file, sessions in (*left, (env.path, 1)):
         assert sql(file, "PRAGMA integrity_check") == [("ok",)]
         assert sql(file, "SELECT count(*), max(length(label)) < 100 FROM session") == [(sessions, 1)]
         assert sql(file, "SELECT count(DISTINCT session_id) FROM event") == [(sessions,)]
 
 
-def test_the_wal_file_of_a_killed_daemon_is_kept_with_the_replaced_database(place: Place) -> None:
+def test_the_wal_file_of_a_killed_daemon_is_kept_with_the_replaced_database(env: Env) -> None:
     """The -wal file of the replaced database must not be applied to the restored one."""
-    back_up(place.url, place.copy, NOW)
-    place.world.create()
-    beside = {end: place.path.with_name(f"tminus.db{end}").read_bytes() for end in ("", "-wal")}
-    place.world.store.close()
+    back_up(env.url, env.copy, NOW)
+    env.world.create()
+    beside = {end: env.path.with_name(f"tminus.db{end}").read_bytes() for end in ("", "-wal")}
+    env.world.store.close()
     for end, content in beside.items():
-        place.path.with_name(f"tminus.db{end}").write_bytes(content)
+        env.path.with_name(f"tminus.db{end}").write_bytes(content)
 
-    done = restore(place.url, place.copy, NOW)
+    done = restore(env.url, env.copy, NOW)
 
     assert done.moved_to is not None
     assert sql(done.moved_to, "SELECT count(*) FROM session") == [(1,)]
-    assert place.reopened().all_sessions() == {}
+    assert env.reopened().all_sessions() == {}
 
 
-def test_a_damaged_database_is_replaced_and_kept(place: Place) -> None:
-    made = place.world.create()
-    back_up(place.url, place.copy, NOW)
-    place.world.store.close()
-    place.path.write_bytes(b"\xa5" * 20000)
-    place.path.with_name("tminus.db-wal").write_bytes(b"\xa5" * 3000)
+def test_a_damaged_database_is_replaced_and_kept(env: Env) -> None:
+    made = env.world.create()
+    back_up(env.url, env.copy, NOW)
+    env.world.store.close()
+    env.path.write_bytes(b"\xa5" * 20000)
+    env.path.with_name("tminus.db-wal").write_bytes(b"\xa5" * 3000)
 
-    done = restore(place.url, place.copy, NOW)
+    done = restore(env.url, env.copy, NOW)
 
     assert done.moved_to is not None
     assert done.moved_to.read_bytes() == b"\xa5" * 20000
     assert done.moved_to.with_name(f"{done.moved_to.name}-wal").read_bytes() == b"\xa5" * 3000
-    assert place.reopened().stored(made) == made
+    assert env.reopened().stored(made) == made
 
 
-def test_a_backup_of_an_older_release_is_migrated(place: Place) -> None:
-    engine = make_engine(f"sqlite:///{place.copy}", writes=True)
+def test_a_backup_of_an_older_release_is_migrated(env: Env) -> None:
+    engine = make_engine(f"sqlite:///{env.copy}", writes=True)
     with engine.connect() as connection, connection.begin():
         command.upgrade(migrate._config(connection), "0001")
     engine.dispose()
-    place.world.store.close()
+    env.world.store.close()
 
-    done = restore(place.url, place.copy, NOW)
+    done = restore(env.url, env.copy, NOW)
 
     assert (done.schema_before, done.schema) == ("0001", migrate.head())
-    assert place.reopened().store.migrated_from == migrate.head()
+    assert env.reopened().store.migrated_from == migrate.head()
 
 
 def spoil_a_page(path: Path) -> None:
@@ -370,20 +368,20 @@ def orphan_events(path: Path) -> None:
     ],
 )
 def test_an_invalid_backup_is_refused_and_nothing_is_changed(
-    place: Place, spoil: Any, refusal: type[Exception], problem: str
+    env: Env, spoil: Any, refusal: type[Exception], problem: str
 ) -> None:
-    place.world.create()
-    back_up(place.url, place.copy, NOW)
-    place.world.store.close()
-    spoil(place.copy)
-    before = {path.name: path.read_bytes() for path in place.path.parent.iterdir() if path.is_file()}
+    env.world.create()
+    back_up(env.url, env.copy, NOW)
+    env.world.store.close()
+    spoil(env.copy)
+    before = {path.name: path.read_bytes() for path in env.path.parent.iterdir() if path.is_file()}
 
     with pytest.raises(refusal, match=problem):
-        restore(place.url, place.copy, NOW)
+        restore(env.url, env.copy, NOW)
 
-    assert {path.name: path.read_bytes() for path in place.path.parent.iterdir() if path.is_file()} == before
+    assert {path.name: path.read_bytes() for path in env.path.parent.iterdir() if path.is_file()} == before
 
 
-def test_a_database_cannot_be_restored_onto_itself(place: Place) -> None:
+def test_a_database_cannot_be_restored_onto_itself(env: Env) -> None:
     with pytest.raises(CannotRestore, match="is the database itself"):
-        restore(place.url, place.path, NOW)
+        restore(env.url, env.path, NOW)

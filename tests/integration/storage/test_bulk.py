@@ -22,9 +22,9 @@ from tminus.storage.tables import PARTICIPANTS
 MS = timedelta(milliseconds=1)
 MINUTE = timedelta(minutes=1)
 
-# Few different spans and instants, so that ties are common; and odd milliseconds now and then.
+# Few different spans and times, so that ties are common, and sometimes odd milliseconds.
 SPANS = st.one_of(st.integers(0, 12).map(lambda n: n * 10 * MINUTE), st.integers(0, 10**8).map(lambda n: n * MS))
-INSTANTS = SPANS.map(lambda span: NOW - span)
+TIMES = SPANS.map(lambda span: NOW - span)
 LIMITS = st.none() | SPANS.filter(bool)
 TIMEOUTS = st.builds(Timeouts, lead=SPANS, new=st.just(60 * MINUTE), empty=SPANS, max_active=LIMITS)
 
@@ -35,24 +35,24 @@ Fields = dict[str, object]
 def fields(draw: st.DrawFn) -> Fields:
     """Generate the fields of a session in some status."""
     status = draw(st.sampled_from(Status))
-    start = draw(st.none() | INSTANTS) if status is not Status.SCHEDULED else draw(INSTANTS)
+    start = draw(st.none() | TIMES) if status is not Status.SCHEDULED else draw(TIMES)
     begun = status in {Status.ACTIVE, Status.CLOSED}
-    activated = draw(INSTANTS) if status is Status.ACTIVE else (draw(st.none() | INSTANTS) if begun else None)
-    empty_since = draw(st.none() | INSTANTS) if activated is not None else None
+    activated = draw(TIMES) if status is Status.ACTIVE else (draw(st.none() | TIMES) if begun else None)
+    empty_since = draw(st.none() | TIMES) if activated is not None else None
     return {
         "type": draw(st.sampled_from(SessionType)),
         "status": status,
         "start_time": start,
-        "expires_at": (start or draw(INSTANTS)) + draw(SPANS) + MS,
+        "expires_at": (start or draw(TIMES)) + draw(SPANS) + MS,
         "activated_at": activated,
         "empty_since": empty_since,
-        "closed_at": draw(INSTANTS) if status is Status.CLOSED else None,
+        "closed_at": draw(TIMES) if status is Status.CLOSED else None,
         "participants": draw(st.integers(1, 3)) if status is Status.ACTIVE and empty_since is None else 0,
     }
 
 
-def made(some: Iterable[Fields], timeouts: Timeouts) -> list[Session]:
-    """Return sessions with the deadlines of these time-outs."""
+def make(some: Iterable[Fields], timeouts: Timeouts) -> list[Session]:
+    """Return sessions with these fields, and with the deadlines that follow from the time-outs."""
     sessions = [session(id=f"s{number:02}", **one) for number, one in enumerate(some)]
     for number, one in enumerate(sessions):
         due = deadline(one, timeouts)
@@ -71,7 +71,7 @@ def test_new_timeouts_change_every_stored_deadline_as_in_the_model(
     world: World, some: list[Fields], before: Timeouts, after: Timeouts
 ) -> None:
     world.clear(NOW)
-    sessions = made(some, before)
+    sessions = make(some, before)
     world.put(*sessions)
     expected = {}
     for one in sessions:
@@ -82,36 +82,36 @@ def test_new_timeouts_change_every_stored_deadline_as_in_the_model(
         expected[one.id] = one.model_copy(update={**fields, "late_since": NOW if newly_overdue else None})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "LARGEST_BATCH", 7)
-        moved = sweeps.recompute_deadlines(world.store.submit, after)
-    assert world.all_sessions() == expected, "and nothing else has changed"
-    assert moved == sum(expected[one.id] != one for one in sessions)
+        changed = sweeps.recompute_deadlines(world.store.submit, after)
+    assert world.all_sessions() == expected, "nothing else has changed"
+    assert changed == sum(expected[one.id] != one for one in sessions)
     assert world.events() == []
 
 
 def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tuple[dict[str, Session], list[Event]]:
     """Apply the due transitions to each session separately, with the model in Python."""
-    stand = {one.id: one.model_copy() for one in sessions}
+    sessions_after = {one.id: one.model_copy() for one in sessions}
     events = []
-    while due := [one for one in stand.values() if one.due_at is not None and one.due_at <= now]:
+    while due := [one for one in sessions_after.values() if one.due_at is not None and one.due_at <= now]:
         one = min(due, key=lambda one: (one.due_at, one.id))
         assert one.due_trigger is not None
-        move = transition_for(one.due_trigger, one.status)
-        closes = move.dest is Status.CLOSED
+        row = transition_for(one.due_trigger, one.status)
+        closes = row.dest is Status.CLOSED
         events.append(
             Event(
-                session_id=one.id, type=move.events[0], ts=now, actor=CLOCK_ACTOR, previous_status=one.status,
-                status=move.dest, start_time=one.start_time, expires_at=one.expires_at, due_at=one.due_at,
-                reason=move.reason, participants=0,
+                session_id=one.id, type=row.events[0], ts=now, actor=CLOCK_ACTOR, previous_status=one.status,
+                status=row.dest, start_time=one.start_time, expires_at=one.expires_at, due_at=one.due_at,
+                reason=row.reason, participants=0,
             )
         )  # fmt: skip
-        one.status, one.version, one.updated_at, one.close_reason = move.dest, one.version + 1, now, move.reason
+        one.status, one.version, one.updated_at, one.close_reason = row.dest, one.version + 1, now, row.reason
         if closes:
             one.closed_at, one.pin, one.participants = now, 0, 0
         else:
             one.opened_at = now
         following = deadline(one, timeouts)
         one.due_at, one.due_trigger = (following.at, following.trigger) if following else (None, None)
-    return stand, events
+    return sessions_after, events
 
 
 @PROPERTY
@@ -120,7 +120,7 @@ def test_bulk_transitions_leave_the_same_rows_and_events_as_single_ones(
     world: World, some: list[Fields], timeouts: Timeouts, limit: int
 ) -> None:
     world.clear(NOW)
-    sessions = made(some, timeouts)
+    sessions = make(some, timeouts)
     world.put(*sessions)
     people = [
         Participant(id=f"{one.id}-{n}", session_id=one.id, role=ParticipantRole.GUEST, name="Grace", joined_at=NOW)
@@ -130,35 +130,35 @@ def test_bulk_transitions_leave_the_same_rows_and_events_as_single_ones(
 
     if people:
         world.run(lambda tx: tx.execute(insert(PARTICIPANTS), [person.model_dump() for person in people]))
-    stand, events = one_by_one(sessions, timeouts, NOW)
+    sessions_after, events = one_by_one(sessions, timeouts, NOW)
 
-    moves = 0
+    transitions = 0
     for _ in range(100):
-        moved = world.run(lambda tx: do_due(tx, timeouts, limit))
-        assert moved.done.total() <= limit
-        moves += moved.done.total()
-        if not moved.more:
+        batch = world.run(lambda tx: do_due(tx, timeouts, limit))
+        assert batch.done.total() <= limit
+        transitions += batch.done.total()
+        if not batch.more:
             break
-    assert moves == len(events)
+    assert transitions == len(events)
 
     stored = world.all_sessions()
     drawn = [one.pin for one in stored.values() if one.pin]
     assert len(drawn) == len(set(drawn))
-    for one in stored.values():  # PINs are drawn by lot: that there is one is all that can be foretold
-        if stand[one.id].opened_at is not None and one.status is Status.NEW:
+    for one in stored.values():  # PINs are random: compare only whether there is one
+        if sessions_after[one.id].opened_at is not None and one.status is Status.NEW:
             assert (one.pin != 0) is one.type.has_pin
-            one.pin = stand[one.id].pin
-    assert stored == stand
+            one.pin = sessions_after[one.id].pin
+    assert stored == sessions_after
 
-    told = [one.event for one in world.events()]
-    assert [event.due_at for event in told] == [event.due_at for event in events], "in the order in which they fell due"
-    seqs = [event.seq for event in told]
+    recorded = [one.event for one in world.events()]
+    assert [event.due_at for event in recorded] == [event.due_at for event in events], "in the order of their deadlines"
+    seqs = [event.seq for event in recorded]
     assert seqs == sorted(set(seqs))
-    plain = [event.model_copy(update={"seq": 0}) for event in told]
+    plain = [event.model_copy(update={"seq": 0}) for event in recorded]
     order = ("due_at", "session_id", "type")
     assert sorted(plain, key=lambda event: [str(getattr(event, name)) for name in order]) == sorted(
         events, key=lambda event: [str(getattr(event, name)) for name in order]
     )
     for one in sessions:
         left = {person.left_at for person in world.participants(one)}
-        assert left == ({NOW} if stand[one.id].status is Status.CLOSED else {None}) or not left
+        assert left == ({NOW} if sessions_after[one.id].status is Status.CLOSED else {None}) or not left

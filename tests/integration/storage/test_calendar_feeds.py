@@ -1,4 +1,4 @@
-"""Which sessions the calendar of an agent shows, and its addresses. On both databases."""
+"""The sessions that an agent's calendar feed shows, and the addresses of feeds. On both databases."""
 
 from datetime import timedelta
 from functools import partial
@@ -18,7 +18,7 @@ def shown(world: World, limit: int = 1000) -> list[str]:
     return [one.id for one in world.store.read(lambda view: calendar_feeds.planned(view, 7, since, limit))]
 
 
-def test_the_open_ones_with_the_first_starts_come_first_and_then_ended_ones(world: World) -> None:
+def test_open_sessions_with_the_earliest_starts_have_precedence_over_ended_ones(world: World) -> None:
     now, closed = world.now, {"status": Status.CLOSED, "close_reason": CloseReason.EMPTY}
     world.put(
         *(session(id=f"open{days}", start_time=now + days * DAY) for days in range(4)),
@@ -53,7 +53,7 @@ def test_an_agent_has_one_address(world: World) -> None:
     assert not world.run(lambda tx: calendar_feeds.remove(tx, 7))
 
 
-def test_more_sessions_than_one_statement_reads_are_all_there(world: World) -> None:
+def test_a_feed_has_all_sessions_although_one_statement_reads_fewer(world: World) -> None:
     world.put(*(session(id=f"s{number:03}", start_time=world.now + number * HOUR) for number in range(250)))
 
     assert shown(world) == [f"s{number:03}" for number in range(250)]

@@ -81,22 +81,22 @@ def test_the_postponed_deadline_of_a_session_that_waits_for_a_pin_is_correct(
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "problem"),
     [
         ({"due_at": None, "due_trigger": None}, "(scheduled) has the deadline none, but should have open at 2030-01-"),
         ({"due_trigger": "expire"}, "(scheduled) has the deadline expire at 2030-01-07T10:50:00.000Z, but should have"),
         ({"due_at": SettableClock().time}, "(scheduled) has the deadline open at 2030-01-07T09:00:00.000Z, but should"),
     ],
 )
-def test_a_wrong_deadline_is_reported(world: World, database: Database, change: dict[str, Any], says: str) -> None:
+def test_a_wrong_deadline_is_reported(world: World, database: Database, change: dict[str, Any], problem: str) -> None:
     session = world.schedule(2 * HOUR, SessionType.SUPPORT)
     world.schedule(2 * HOUR)
     do(world, update(SESSIONS).where(SESSIONS.c.id == session.id).values(change))
 
-    [(check, told)] = problems(world, database)
+    [(check, found)] = problems(world, database)
 
     assert check == "deadline"
-    assert told.startswith(f"session {session.id} {says}")
+    assert found.startswith(f"session {session.id} {problem}")
 
 
 def test_a_closed_session_with_a_deadline_is_reported(world: World, database: Database) -> None:
@@ -104,9 +104,9 @@ def test_a_closed_session_with_a_deadline_is_reported(world: World, database: Da
     world.close(session)
     do(world, update(SESSIONS).values(due_at=world.now, due_trigger="expire"))
 
-    [(check, told)] = problems(world, database)
+    [(check, found)] = problems(world, database)
 
-    assert (check, told.endswith("but should have none")) == ("deadline", True)
+    assert (check, found.endswith("but should have none")) == ("deadline", True)
 
 
 def test_a_session_without_events_is_reported(world: World, database: Database) -> None:
@@ -132,16 +132,16 @@ def test_a_pin_of_two_sessions_is_reported_without_the_pin(world: World, databas
     do(world, text("DROP INDEX session_pin"))
     try:
         do(world, update(SESSIONS).where(SESSIONS.c.id == second.id).values(pin=first.pin))
-        told = problems(world, database)
+        found = problems(world, database)
     finally:
         do(world, update(SESSIONS).where(SESSIONS.c.id == second.id).values(pin=second.pin))
         do(world, text("CREATE UNIQUE INDEX session_pin ON session (pin) WHERE pin <> 0"))
 
     shares = "shares its PIN with another open session"
-    assert [one for one in told if one[0] == "pin"] == [
+    assert [one for one in found if one[0] == "pin"] == [
         ("pin", f"session {id_} {shares}") for id_ in sorted((first.id, second.id))
     ]
-    assert str(first.pin) not in str(told)
+    assert str(first.pin) not in str(found)
 
 
 def test_an_unexpected_pin_and_a_missing_pin_are_reported(world: World, database: Database) -> None:
@@ -174,10 +174,10 @@ def test_a_wrong_number_of_participants_is_reported(world: World, database: Data
 def test_a_hundred_problems_of_one_kind_are_reported_and_the_rest_counted(world: World, database: Database) -> None:
     world.put(*(world.create().model_copy(update={"id": f"s{number}"}) for number in range(MAX_PROBLEMS + 3)))
 
-    told = problems(world, database)
+    found = problems(world, database)
 
-    assert len(told) == MAX_PROBLEMS + 1
-    assert told[-1] == ("events", "and 3 sessions more")
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == ("events", "and 3 sessions more")
 
 
 def test_a_missing_or_newer_schema_is_reported(empty_database: Database) -> None:
@@ -197,7 +197,7 @@ def test_a_missing_or_newer_schema_is_reported(empty_database: Database) -> None
     assert not found.is_current
 
 
-# --- what only SQLite can tell ----------------------------------------------------------------------------------------
+# --- only on SQLite ---------------------------------------------------------------------------------------------------
 
 
 def test_rows_without_their_session_are_reported(sqlite_server: SqliteServer) -> None:
@@ -205,9 +205,9 @@ def test_rows_without_their_session_are_reported(sqlite_server: SqliteServer) ->
         world = World(database.open(clock := SettableClock()), clock)
         session = world.create()
         world.store.close()
-        with sqlite3.connect(database.url.removeprefix("sqlite:///")) as bare:
-            bare.execute("UPDATE event SET session_id = 'gone'")
-        bare.close()
+        with sqlite3.connect(database.url.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE event SET session_id = 'gone'")
+        connection.close()
 
         found = check_database(database.url, Timeouts(), clock()).problems
 
@@ -224,16 +224,16 @@ def test_damage_of_any_single_page_is_reported(tmp_path: Path) -> None:
     for _ in range(40):
         world.create(SessionType.SUPPORT)
     store.close()
-    whole = path.read_bytes()
+    sound = path.read_bytes()
     assert check_database(f"sqlite:///{path}", Timeouts(), world.now).problems == ()
-    spoilt = tmp_path / "spoilt.db"
+    damaged = tmp_path / "spoilt.db"
 
-    for page in range(0, len(whole), 4096):
-        content = bytearray(whole)
+    for page in range(0, len(sound), 4096):
+        content = bytearray(sound)
         content[page : page + 4096] = bytes(byte ^ 0xFF for byte in content[page : page + 4096])
-        spoilt.write_bytes(content)
+        damaged.write_bytes(content)
 
-        assert check_database(f"sqlite:///{spoilt}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
+        assert check_database(f"sqlite:///{damaged}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
 
 
 def test_the_check_changes_nothing(tmp_path: Path) -> None:

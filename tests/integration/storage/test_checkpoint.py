@@ -44,7 +44,7 @@ def test_the_wal_file_shrinks_when_no_reader_needs_it(
         grown = wal.stat().st_size
         assert grown > 8 * MEGABYTE
         assert not checkpoint.shorten(tmp_path / "tminus.db")
-        fill(store, 1)  # nobody waits for that reader
+        fill(store, 1)  # writes do not wait for the reader
         assert wal.stat().st_size >= grown
         reader.execute("ROLLBACK")
         assert checkpoint.shorten(tmp_path / "tminus.db")
@@ -92,7 +92,7 @@ def snapshot(tmp_path: Path) -> Iterator[Path]:
 def test_a_snapshot_on_a_read_only_disk_can_be_checked_and_restored(snapshot: Path, tmp_path: Path) -> None:
     mount("-o", "remount,ro", snapshot.parent)
     found = check.check_database(snapshot, Timeouts(), NOW)
-    assert (found.sessions, [one.check for one in found.problems]) == (1, ["deadline", "events"])  # it was put there
+    assert (found.sessions, [one.check for one in found.problems]) == (1, ["deadline", "events"])  # by `put`
     restored = restore.restore(tmp_path / "restored.db", snapshot, NOW)
     assert restored.contents.sessions == 1
 

@@ -38,16 +38,16 @@ def test_a_backup_prints_what_it_wrote_and_removed(state: Path, tmp_path: Path) 
     [copy] = tmp_path.glob("tminus-*.db")
     assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.4 MB, in 0.")
     assert removed == f"{old}: removed"
-    told = json.loads(tminus("db", "backup", str(tmp_path / "other.db"), "--json").stdout)
+    result = json.loads(tminus("db", "backup", str(tmp_path / "other.db"), "--json").stdout)
     size = (tmp_path / "other.db").stat().st_size
-    assert {**told, "seconds": 0} == {
+    assert {**result, "seconds": 0} == {
         "file": str(tmp_path / "other.db"), "sessions": 0, "events": 0, "lastSeq": 0, "bytes": size, "seconds": 0,
         "removed": [],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (("-",), 2, "tminus: a backup is a file: name one, or a directory\n"),
         (
@@ -58,12 +58,12 @@ def test_a_backup_prints_what_it_wrote_and_removed(state: Path, tmp_path: Path) 
         (("{there}",), 1, "tminus: {there}: exists already: name another file, or overwrite it with --force\n"),
     ],
 )
-def test_a_failed_backup_prints_the_reason(state: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_a_failed_backup_prints_the_reason(state: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
     there = str(state.parent / "tminus.toml")
 
     done = tminus("db", "backup", *(argument.format(there=there) for argument in arguments))
 
-    assert (done.exit_code, done.stdout, done.stderr) == (code, "", says.format(there=there))
+    assert (done.exit_code, done.stdout, done.stderr) == (code, "", message.format(there=there))
 
 
 def test_a_backup_of_postgresql_prints_the_tool_for_it(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,38 +82,38 @@ def test_a_restore_prints_what_it_restored_and_where_the_old_database_is(state: 
 
     assert done.exit_code == 0
     [aside] = state.glob("tminus.db.*")
-    back, moved = done.stdout.splitlines()
-    assert back.startswith(f"{state / 'tminus.db'}: 0 sessions, ")
+    restored, moved = done.stdout.splitlines()
+    assert restored.startswith(f"{state / 'tminus.db'}: 0 sessions, ")
     assert moved == f"{aside}: the previous database"
     aside.unlink()
-    told = json.loads(tminus("db", "restore", copy, "--json").stdout)
-    assert (told["movedTo"], told["schema"]) == (str(next(state.glob("tminus.db.*"))), told["schemaBefore"])
-    assert told["databaseId"] not in back
+    result = json.loads(tminus("db", "restore", copy, "--json").stdout)
+    assert (result["movedTo"], result["schema"]) == (str(next(state.glob("tminus.db.*"))), result["schemaBefore"])
+    assert result["databaseId"] not in restored
 
 
 def test_a_check_prints_a_line_for_each_problem(state: Path, tmp_path: Path) -> None:
-    whole = tminus("db", "check")
-    assert (whole.exit_code, whole.stdout) == (0, "nothing wrong: 0 sessions, 0 events, the last is 0\n")
+    sound = tminus("db", "check")
+    assert (sound.exit_code, sound.stdout) == (0, "nothing wrong: 0 sessions, 0 events, the last is 0\n")
     copy = tmp_path / "copy.db"
     tminus("db", "backup", str(copy))
     content = bytearray(copy.read_bytes())
     content[8192:12288] = bytes(byte ^ 0xFF for byte in content[8192:12288])
     copy.write_bytes(content)
-    with closing(sqlite3.connect(state / "tminus.db", isolation_level=None)) as bare:
-        names = [row[1] for row in bare.execute("PRAGMA table_info(event)")]
-        bare.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(names))})", range(1, len(names) + 1))
+    with closing(sqlite3.connect(state / "tminus.db", isolation_level=None)) as connection:
+        names = [row[1] for row in connection.execute("PRAGMA table_info(event)")]
+        connection.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(names))})", range(1, len(names) + 1))
 
-    spoilt = tminus("db", "check", str(copy))
+    damaged = tminus("db", "check", str(copy))
     orphaned = tminus("db", "check", "--json")
 
-    assert (spoilt.exit_code, spoilt.stdout.partition(":")[0]) == (1, "integrity")
-    assert "malformed" in spoilt.stdout
+    assert (damaged.exit_code, damaged.stdout.partition(":")[0]) == (1, "integrity")
+    assert "malformed" in damaged.stdout
     assert orphaned.exit_code == 1
-    told = json.loads(orphaned.stdout)
-    assert told["problems"] == [
+    result = json.loads(orphaned.stdout)
+    assert result["problems"] == [
         {"check": "foreign_keys", "session": None, "text": "row 1 of event belongs to a session that does not exist"}
     ]
-    assert (told["sessions"], told["events"], told["examined"]) == (0, 1, True)
+    assert (result["sessions"], result["events"], result["examined"]) == (0, 1, True)
 
 
 def test_advance_creates_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,8 @@ def test_advance_creates_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     done = tminus("advance")
 
-    says = f"tminus: {state}/tminus.db: no such file: the daemon or `tminus db upgrade` creates it\n"
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", says)
+    message = f"tminus: {state}/tminus.db: no such file: the daemon or `tminus db upgrade` creates it\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", message)
     assert not state.exists()
 
 
@@ -146,8 +146,8 @@ def test_a_command_finds_the_database_of_the_service(
 def test_a_database_is_compacted_while_no_daemon_runs(state: Path) -> None:
     done = tminus("db", "compact")
     assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.4 MB -> 0.4 MB\n")
-    told = json.loads(tminus("db", "compact", "--json").stdout)
-    assert set(told) == {"database", "bytesBefore", "bytes"}
+    result = json.loads(tminus("db", "compact", "--json").stdout)
+    assert set(result) == {"database", "bytesBefore", "bytes"}
     with lock(state, state / "tminus.db"):
         refused = tminus("db", "compact")
     assert refused.exit_code == 1

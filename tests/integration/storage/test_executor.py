@@ -1,4 +1,4 @@
-"""The executor: one function for one session, for several, and for those that are due; and the deadlines it writes."""
+"""The executor: transitions of one session, of several and of all that are due, and the deadlines that it stores."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -73,7 +73,7 @@ def _computed(world: World, timeouts: Timeouts) -> Deadline | None:
     at, trigger = world.run(lambda tx: tx.execute(select(*stored_deadline(timeouts))).one())
     found = None if at is None else Deadline(NOW + (at - int(NOW.timestamp() * 1000)) * MS, Trigger(trigger))
     (stored,) = world.all_sessions().values()
-    assert found == deadline(stored, timeouts), "plain Python computes the same"
+    assert found == deadline(stored, timeouts), "the model in Python computes the same deadline"
     return found
 
 

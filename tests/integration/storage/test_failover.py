@@ -15,8 +15,8 @@ from tminus.storage import Store, StoreObserver
 
 @pytest.mark.slow
 def test_a_url_with_two_hosts_connects_to_the_server_that_accepts_writes(pg_server: PostgresServer) -> None:
-    """The first is read-only like a standby; then it is promoted, and the other is stopped."""
-    heard: list[datetime | None] = []
+    """The first server is read-only like a standby, until it accepts writes and the second server is killed."""
+    received: list[datetime | None] = []
     with ExitStack() as stack:
         first, second = pg_server, stack.enter_context(postgres_server())
         one, two = (stack.enter_context(server.database()) for server in (first, second))
@@ -24,9 +24,9 @@ def test_a_url_with_two_hosts_connects_to_the_server_that_accepts_writes(pg_serv
         url = f"postgresql+psycopg://postgres@/tminus?{hosts}&target_session_attrs=read-write"
         first._admin.execute("ALTER DATABASE tminus SET default_transaction_read_only = on")
         try:
-            store = Store(url, clock.now, StoreObserver(peer_committed=heard.append))
+            store = Store(url, clock.now, StoreObserver(peer_committed=received.append))
             stack.callback(store.close)
-            eventually(lambda: heard == [None])
+            eventually(lambda: received == [None])
             store.submit(lambda tx: tx.set_meta("where", "second")).result()
             assert store.read(lambda view: view.meta("where")) == "second"
         finally:
@@ -41,5 +41,5 @@ def test_a_url_with_two_hosts_connects_to_the_server_that_accepts_writes(pg_serv
             return False
 
         eventually(written)
-        eventually(lambda: len(heard) > 1)  # it listens there, too
+        eventually(lambda: len(received) > 1)  # it listens at the other server, too
         assert store.read(lambda view: view.meta("where")) == "first"

@@ -1,4 +1,4 @@
-"""The process is killed (SIGKILL) at every step of every write, which is done completely or not at all."""
+"""A process that is killed (SIGKILL) at any step of a write has done the write completely or not at all."""
 
 import ast
 import sys
@@ -47,7 +47,7 @@ TIMES = {"updated_at", "opened_at", "closed_at"}
 """Fields that depend on the time: after a killed sweep, the next one makes the transition a little later."""
 
 
-def look(tx: Transaction) -> list[Any]:
+def read_rows(tx: Transaction) -> list[Any]:
     tables = (SESSIONS, EVENTS, PARTICIPANTS, IDEMPOTENCY)
     return [tx.execute(select(table).order_by(*table.primary_key)).mappings().all() for table in tables]
 
@@ -59,9 +59,9 @@ def grouped(rows: Iterable[Any], by: str) -> dict[str, list[Any]]:
     return groups
 
 
-def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
-    """Return all stored rows by the label of the target: comparable between targets, and unchanged."""
-    rows, all_events, participants, retries = world.run(look)
+def read_states(world: World) -> tuple[dict[str, State], dict[str, Session]]:
+    """Return the state of each target by its label, comparable between targets, and the stored sessions by label."""
+    rows, all_events, participants, records = world.run(read_rows)
     sessions = {row["label"]: Session.model_validate(row) for row in rows}
     assert len(sessions) == len(rows), "nothing was created twice"
     pins = [row["pin"] for row in rows if row["pin"]]
@@ -73,10 +73,10 @@ def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
             (one["role"], one["left_at"] is None, one["waiting_since"] is not None)
             for one in people.get(session.id, [])
         )
-        assert session.participants == sum(there and not waits for _, there, waits in inside), label
-        told = [tuple(event[name] for name in RECORDED) for event in events.get(session.id, [])]
-        states[label] = {"told": told, "people": inside, "retries": [], **fields(session)}
-    for row in retries:
+        assert session.participants == sum(connected and not waits for _, connected, waits in inside), label
+        recorded = [tuple(event[name] for name in RECORDED) for event in events.get(session.id, [])]
+        states[label] = {"recorded": recorded, "people": inside, "retries": [], **fields(session)}
+    for row in records:
         label = row["key"]
         assert row["session_id"] == sessions[label].id
         states[label]["retries"].append(bool(row["participant_id"]))
@@ -94,7 +94,7 @@ def fields(session: Session) -> dict[str, Any]:
 
 
 class Killed:
-    """The runs of each action, in processes that were killed at each step, and the rows before them."""
+    """The runs of each action, in processes that were killed at each step, and the states before and after the runs."""
 
     def __init__(self, database: Database, actions: Mapping[str, Action]) -> None:
         self.clock = SettableClock()
@@ -108,14 +108,14 @@ class Killed:
 
             for name, target in zip(actions, world.run(prepare), strict=True):
                 targets[name].append(target)
-        self.before, _ = seen(world)
+        self.before, _ = read_states(world)
         database.close()
         self.runs = kills.run(database.url, actions, targets)
         self.world = World(database.open(self.clock), self.clock)
-        self.look()
+        self.read_again()
 
-    def look(self) -> None:
-        self.after, self.sessions = seen(self.world)
+    def read_again(self) -> None:
+        self.after, self.sessions = read_states(self.world)
 
     def at_every_step(self, name: str) -> list[Run]:
         """Return the runs of an action: without a kill, killed at each step, and the last one, which finished.
@@ -147,13 +147,13 @@ def test_a_command_killed_at_any_step_is_done_completely_or_not_at_all_and_can_b
         assert killed.done(first)
         assert killed.done(last)
         done = [killed.done(run) for run in runs]
-        assert done == sorted(done), f"{name}: what has been done stays done"
+        assert done == sorted(done), f"{name}: the action is done from one step on"
         assert done.count(False) >= 3, name
-        assert done.count(True) == 2, f"{name}: after the commit, and after the answer"
+        assert done.count(True) == 2, f"{name}: after the commit, and after the response"
         assert runs[-1].answer is not None
-        for run, there in zip([*runs, last], [*done, True], strict=True):
+        for run, done_at_step in zip([*runs, last], [*done, True], strict=True):
             if run.answer is not None:
-                assert there, f"{run.target.label} was answered and is lost"
+                assert done_at_step, f"{run.target.label} has a response, but is not stored"
                 session = killed.sessions[run.target.label]
                 assert run.answer["id"] == session.id
                 assert run.answer.get("pin", session.pin) == session.pin
@@ -163,12 +163,12 @@ def test_a_command_killed_at_any_step_is_done_completely_or_not_at_all_and_can_b
             killed.clock.time = action.time(run.target)
             try:
                 answer = action.do(killed.world.store.submit, run.target)
-            except WrongStatus:  # it was moved into the lead time, and is open
+            except WrongStatus:  # the first reschedule has opened the session
                 assert killed.done(run)
             else:
                 again[run.target.label] = answer
                 assert run.answer in (None, answer)
-    killed.look()
+    killed.read_again()
     assert all(killed.sessions[label].id == answer["id"] for label, answer in again.items())
     undone = [run.target.label for name in kills.COMMANDS for run in killed.runs[name] if not killed.done(run)]
     assert all(label.startswith("create without a key") for label in undone)
@@ -198,13 +198,13 @@ def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_c
         requests.setdefault(request.path.strip("/"), []).append(request)
     for name, trial in trials.TRIALS.items():
         first, *killed = tried[name]
-        assert len(killed) >= 4, f"{name}: a statement, the commit, before the answer and after it"
+        assert len(killed) >= 4, f"{name}: a statement, the commit, before and after the response"
         assert all(one.before == first.before != first.after for one in killed), name
         # From each step to the next the state is the same, or that of the next transaction.
-        seen = [first.before, *(one.after for one in killed)]
-        stages = [one for one, before in zip(seen[1:], seen, strict=False) if one != before]
+        states = [first.before, *(one.after for one in killed)]
+        stages = [one for one, before in zip(states[1:], states, strict=False) if one != before]
         assert len(stages) == trial.commits, f"{name}: {stages}"
-        # Committed, and answered.
+        # The last two were killed after the commit and after the response.
         assert killed[-2].after == killed[-1].after == first.after, name
         assert [one.answered for one in killed[-2:]] == [False, True], name
         again = [one.again for one in tried[name] if one.again is not None]
@@ -221,12 +221,12 @@ def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_c
             assert all(len(request.seqs) == due for request in sent), one.label
 
 
-# --- nothing is left out ----------------------------------------------------------------------------------------------
+# --- completeness -----------------------------------------------------------------------------------------------------
 
 PACKAGE = Path(tminus.__file__).parent
 
-Place = tuple[str, int]
-"""The place of a function: its file and its first line."""
+Location = tuple[str, int]
+"""The location of a function: its file and its first line."""
 
 WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
@@ -238,26 +238,26 @@ WRITES_NOTHING = {
     "scheduler.sources.Source.warm_up",
     "api.request_context.RequestContext.write.run_and_note",
 }
-"""Functions that take a transaction but write nothing: one is called after the commit, one tries its statements on no
-session, one only calls a job.
+"""Functions that take a transaction but write nothing: `_committed` runs after the commit, `warm_up` changes no row,
+the methods of `Source` are declarations, and `run_and_note` only calls a job.
 """
 
 
-def places() -> dict[Place, str]:
-    """Return all functions of the daemon that take a transaction, and all its methods that write, by name."""
-    found: dict[Place, str] = {}
+def writing_functions() -> dict[Location, str]:
+    """Return the names of all functions of the daemon that take a transaction or write, by location."""
+    found: dict[Location, str] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for function, name in functions(tree, module):
             own = [argument.arg for argument in function.args.args if argument.arg != "self"][:1]
-            is_written = "Transaction." in name and any(
+            method_writes = "Transaction." in name and any(
                 f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
             )
             calls_command = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
                 ("command(", "commands.", "participants.", "series.")
             )
-            if (own == ["tx"] or is_written) and not calls_command and name not in WRITES_NOTHING:
+            if (own == ["tx"] or method_writes) and not calls_command and name not in WRITES_NOTHING:
                 decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list
                 found[str(path), min([function.lineno, *(one.lineno for one in decorators)])] = name
     return found
@@ -278,20 +278,20 @@ class Called:
         self.codes: set[CodeType] = set()
 
     def __enter__(self) -> Self:
-        threading.setprofile(self._note)
-        sys.setprofile(self._note)
+        threading.setprofile(self._record)
+        sys.setprofile(self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
         threading.setprofile(None)
 
-    def _note(self, frame: FrameType, what: str, _with: object) -> None:
-        if what == "call":
+    def _record(self, frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
             self.codes.add(frame.f_code)
 
     @property
-    def places(self) -> set[Place]:
+    def locations(self) -> set[Location]:
         # A copy: threads that were started before the block ended may still add to the set.
         return {(code.co_filename, code.co_firstlineno) for code in self.codes.copy()}
 
@@ -307,19 +307,19 @@ def test_every_function_that_writes_is_tested_with_kills(
         monkeypatch.setattr(module, name, value)
     with sqlite_server.database() as database, Receiver() as receiver:
         monkeypatch.setattr(trials, "PORT", receiver.port)
-        store, done = trials.TrialStore(database.url), set[Place]()
+        store, done = trials.TrialStore(database.url), set[Location]()
         for action in (*kills.COMMANDS.values(), *kills.SWEEPS.values()):
             target = store.make(partial(_prepared, action))
             with Called() as called:
                 kills.do(store._writing, store.steps, action, target)
-            done |= called.places
+            done |= called.locations
         for name, trial in trials.TRIALS.items():
             store.prepare(trial, name)
             with Called() as called:
                 store.do(trial, name)
-            done |= called.places
+            done |= called.locations
         store._dispose()
-    written = places()
-    assert len(written) > 50
-    left_out = [name for place, name in written.items() if place not in done]
+    writing = writing_functions()
+    assert len(writing) > 50
+    left_out = [name for location, name in writing.items() if location not in done]
     assert not left_out, "add an action to tests/support/kills.py, or a trial to tests/support/trials.py"

@@ -11,25 +11,25 @@ from tminus.domain import timestamps
 
 
 def test_an_invalid_notification_is_ignored_and_the_next_is_received(pg_server: PostgresServer) -> None:
-    heard: list[datetime | None] = []
+    received: list[datetime | None] = []
     with pg_server.database() as database:
-        database.open(peer_committed=heard.append)
-        eventually(lambda: heard)  # it listens
+        database.open(peer_committed=received.append)
+        eventually(lambda: received)  # the store listens
         url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as other:
-            for said in ("somebody soon", f"somebody {10**30}", "somebody 86400000"):
-                other.execute("SELECT pg_notify('tminus', %s)", [said])
-        eventually(lambda: len(heard) > 1)
-    assert heard == [None, timestamps.parse("1970-01-02T00:00:00Z")]
+            for payload in ("somebody soon", f"somebody {10**30}", "somebody 86400000"):
+                other.execute("SELECT pg_notify('tminus', %s)", [payload])
+        eventually(lambda: len(received) > 1)
+    assert received == [None, timestamps.parse("1970-01-02T00:00:00Z")]
 
 
 def test_a_listener_reconnects_and_reads_what_it_has_missed(
     pg_server: PostgresServer,
 ) -> None:
-    heard: list[datetime | None] = []
+    received: list[datetime | None] = []
     with pg_server.database() as database:
-        database.open(peer_committed=heard.append)
-        eventually(lambda: heard == [None])
+        database.open(peer_committed=received.append)
+        eventually(lambda: received == [None])
         url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as other:
             ended = other.execute(
@@ -37,6 +37,6 @@ def test_a_listener_reconnects_and_reads_what_it_has_missed(
                 " AND datname = current_database()"
             ).fetchall()
             assert ended == [(True,)]
-            eventually(lambda: heard == [None, None])
+            eventually(lambda: received == [None, None])
             other.execute("SELECT pg_notify('tminus', 'somebody 86400000')")
-            eventually(lambda: heard == [None, None, timestamps.parse("1970-01-02T00:00:00Z")])
+            eventually(lambda: received == [None, None, timestamps.parse("1970-01-02T00:00:00Z")])

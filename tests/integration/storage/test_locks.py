@@ -9,14 +9,14 @@ from tminus.storage import locks
 def test_a_lock_released_during_its_renewal_is_free_for_another_daemon(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.0005)  # so often that renewals and releases meet many times
+    monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.0005)  # renewals overlap with releases many times
     with pg_server.database() as database:
         one, other = database.open(), database.open()
         for number in range(300):
             name = f"endpoint {number}"
             assert one.acquire(name)
             one.release(name)
-            assert other.acquire(name), "nobody holds it"
+            assert other.acquire(name), "the lock is free"
             other.release(name)
 
 
@@ -25,7 +25,7 @@ def test_locks_are_lost_with_their_connection(pg_server: PostgresServer) -> None
         one, other = database.open(), database.open()
         assert one.acquire("a")
         assert one.acquire("b")
-        one._watch.silences += 1  # the server was silent: connections from before are not used any more
+        one._watch.silences += 1  # the server did not respond, so older connections are no longer used
         one.release("a")
-        assert other.acquire("b"), "it ended with the connection"
-        assert not one.acquire("b"), "and is not taken for held"
+        assert other.acquire("b"), "the lock ended with its connection"
+        assert not one.acquire("b"), "the first daemon does not assume that it still holds the lock"

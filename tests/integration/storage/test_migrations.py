@@ -85,7 +85,7 @@ def test_two_daemons_that_start_at_once_on_an_empty_database_both_start(empty_da
 def test_a_start_waits_for_another_process_that_begins_to_use_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "tminus.db"
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")  # against this lock SQLite does not wait by itself
+        other.execute("BEGIN IMMEDIATE")  # SQLite's busy time-out does not apply to this lock
         release = threading.Timer(0.2, other.execute, ["COMMIT"])
         release.start()
         Store(path, SettableClock()).close()
@@ -109,7 +109,7 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     Store(f"sqlite:///{path}", SettableClock()).close()
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xa5" * (len(content) - 4096)
-    content[100:300] = b"\xa5" * 200  # the first page's list of tables
+    content[100:300] = b"\xa5" * 200  # the list of tables in the first page
     path.write_bytes(content)
     with pytest.raises(DatabaseCorrupt):
         Store(f"sqlite:///{path}", SettableClock())
@@ -137,19 +137,19 @@ def test_migrations_only_add_so_that_the_previous_release_continues_to_work(path
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     done = [call for call in calls if ast.unparse(call.func).startswith("op.")]
     new = {ast.unparse(call.args[0]) for call in done if ast.unparse(call.func) == "op.create_table"}
-    assert {ast.unparse(call.func) for call in done} <= ADDS | {"op.drop_index"}  # without one it is slower
+    assert {ast.unparse(call.func) for call in done} <= ADDS | {"op.drop_index"}  # this is only slower
     for call in done:
-        written = ast.unparse(call)
+        code = ast.unparse(call)
         if ast.unparse(call.func) == "op.add_column":
-            assert "server_default" in written or "nullable=True" in written, "an older release leaves it out"
+            assert "server_default" in code or "nullable=True" in code, "an older release does not set the column"
         table = call.args[1] if ast.unparse(call.func) == "op.create_index" else call.args[0]
         if ast.unparse(table) not in new:
-            assert "unique=True" not in written, "an older release does not know that it must be"
+            assert "unique=True" not in code, "an older release may store duplicates"
 
 
 @pytest.fixture
 def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Simulate a release with one more migration from now on."""
+    """From now on, act as a release with one more migration; return its revision."""
     folder = shutil.copytree(migrate._MIGRATIONS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "versions" / "9000_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
@@ -172,16 +172,16 @@ def test_a_migration_that_waits_for_a_table_blocks_others_for_at_most_a_second(
         with reader.connect() as connection:
             with connection.begin():
                 connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-                connection.execute(text("SELECT count(*) FROM session"))  # as a backup does that takes an hour
+                connection.execute(text("SELECT count(*) FROM session"))  # like a backup that takes an hour
                 opening = pool.submit(database.open, waiting=waiting.set)
                 numbers = count()
 
-                def goes_on() -> bool:
+                def writes_until_waiting() -> bool:
                     row = session(id=f"s{next(numbers)}")
-                    older.submit(lambda tx: put(tx, row)).result(5)  # it waits behind that, but not for long
+                    older.submit(lambda tx: put(tx, row)).result(5)  # it waits behind the migration, but not for long
                     return waiting.is_set()
 
-                eventually(goes_on)
+                eventually(writes_until_waiting)
                 assert not opening.done()
             newer = opening.result(30)
         reader.dispose()

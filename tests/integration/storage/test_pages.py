@@ -12,7 +12,7 @@ from tminus.storage import EventFilter, SessionFilter, outbox, view
 from tminus.storage.view import ROW_BYTES, STREAMED
 
 LARGE = {"id": "1", "notes": "ü" * 1000}
-ROOM = 3 * (ROW_BYTES + 3000)
+SIZE = 3 * (ROW_BYTES + 3000)
 """Size of a page that holds two or three of these sessions or events, but not four."""
 
 
@@ -23,8 +23,8 @@ def make(world: World, number: int) -> list[str]:
 @pytest.mark.parametrize("limit", [5, STREAMED + 1])
 def test_a_page_of_events_ends_at_its_size_limit_and_the_next_continues_there(world: World, limit: int) -> None:
     made, after, pages = make(world, 7), 0, []
-    while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), ROOM))).events:  # noqa: B023
-        pages.append([told.event.session_id for told in page.events])
+    while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), SIZE))).events:  # noqa: B023
+        pages.append([entry.event.session_id for entry in page.events])
         after = page.through
     assert [one for page in pages for one in page] == made
     assert all(2 <= len(page) <= 3 for page in pages[:-1])
@@ -33,7 +33,7 @@ def test_a_page_of_events_ends_at_its_size_limit_and_the_next_continues_there(wo
 def test_a_page_has_at_least_one_row_of_any_length(world: World) -> None:
     [made] = make(world, 1)
     page = world.store.read(lambda view: view.page(0, 10, EventFilter(), 1))
-    assert [told.event.session_id for told in page.events] == [made]
+    assert [entry.event.session_id for entry in page.events] == [made]
     assert world.store.read(lambda view: view.sessions(SessionFilter(), 1))[0] == 1
 
 
@@ -43,7 +43,7 @@ def test_a_page_of_a_list_ends_at_its_size_limit_and_its_count_is_of_all_session
     listed: list[str] = []
     while True:
         wanted = SessionFilter(descending=False, limit=limit, offset=len(listed))
-        count, rows = world.store.read(lambda view: view.sessions(wanted, ROOM))  # noqa: B023 - called at once
+        count, rows = world.store.read(lambda view: view.sessions(wanted, SIZE))  # noqa: B023 - called at once
         assert count == 7
         assert len(rows) <= 3
         if not rows:
@@ -52,7 +52,7 @@ def test_a_page_of_a_list_ends_at_its_size_limit_and_its_count_is_of_all_session
     assert sorted(listed) == sorted(made)
 
 
-@pytest.mark.parametrize(("window", "limit", "at_most"), [(3, 5, ROOM), (3, 1, ROOM), (100, 2, ROOM), (100, 50, 1)])
+@pytest.mark.parametrize(("window", "limit", "at_most"), [(3, 5, SIZE), (3, 1, SIZE), (100, 2, SIZE), (100, 50, 1)])
 def test_the_pages_of_a_search_cover_all_sessions(
     world: World, monkeypatch: pytest.MonkeyPatch, window: int, limit: int, at_most: int
 ) -> None:
@@ -82,12 +82,12 @@ def test_the_pages_of_a_search_cover_all_sessions(
 def test_a_page_of_the_delivery_log_ends_at_its_size_limit_and_has_the_next_cursor(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "PAGE_BYTES", ROOM)
+    monkeypatch.setattr(outbox, "PAGE_BYTES", SIZE)
     for _ in range(7):
-        tried = Delivery(
+        attempt = Delivery(
             endpoint="crm", kind=DeliveryKind.PING, webhook_id="m", at=world.now, ok=False, ms=1, answer="\ufffd" * 700
         )
-        world.run(lambda tx: outbox.add_delivery(tx, tried))  # noqa: B023 - called at once
+        world.run(lambda tx: outbox.add_delivery(tx, attempt))  # noqa: B023 - called at once
     found: list[int] = []
     before: int | None = None
     while True:
@@ -114,9 +114,9 @@ def test_stored_json_is_returned_without_changes(world: World, parent: dict[str,
     session = world.create(parent_object=parent, external_mapping='case."1', meta_data={"a": {"b": [1, 2.5, "ü"]}})
     assert orjson.loads(world.stored(session).parent_object or "") == parent
     assert orjson.loads(world.stored(session).meta_data or "") == {"a": {"b": [1, 2.5, "ü"]}}
-    [told] = world.store.read(lambda view: queries.feed(view, MONITOR, 0, 10, EventFilter())).events
-    sent = orjson.loads(told.json("db"))
+    [entry] = world.store.read(lambda view: queries.feed(view, MONITOR, 0, 10, EventFilter())).events
+    sent = orjson.loads(entry.json("db"))
     assert sent["crmSyncTarget"] == {**parent, "externalMapping": 'case."1'}
-    assert told.json("db").count(b'"externalMapping":') == 1, "no name comes twice"
+    assert entry.json("db").count(b'"externalMapping":') == 1, "each name occurs once"
     assert sent["createdByAgentSession"] == orjson.loads(session.created_by)
     assert sent["user"]["externalId"] == AGENT.external_id

@@ -15,13 +15,13 @@ from tminus.domain.types import SessionType, Status
 from tminus.storage import Store, pins
 
 ALL = range(100_000, 106_500)
-"""The PINs of these tests: so many that reading all of them each time would exceed the limits of the tests."""
+"""The PINs of these tests: so many that a read of all of them exceeds the limits that the tests check."""
 
 
 @pytest.fixture(autouse=True)
 def _fewer_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", ALL)
-    # A slow machine must neither count anew in between nor pause.
+    # Even on a slow machine, the free PINs are not counted again, and counting does not pause.
     monkeypatch.setattr(pins, "FRESH", 3600.0)
     monkeypatch.setattr(pins, "MAX_COUNTING", 3600.0)
 
@@ -43,31 +43,31 @@ def take_all_but(world: World, left: set[int]) -> Session:
 
 @contextmanager
 def statements(store: Store) -> Iterator[list[str]]:
-    """Return the statements that the writer sends."""
+    """Collect the statements that the writer sends."""
     sent: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         sent.append(statement)
 
-    event.listen(store._writing, "before_cursor_execute", note)
+    event.listen(store._writing, "before_cursor_execute", record)
     try:
         yield sent
     finally:
-        event.remove(store._writing, "before_cursor_execute", note)
+        event.remove(store._writing, "before_cursor_execute", record)
 
 
 def test_each_of_few_free_pins_is_found_at_the_same_cost_and_without_any_at_no_cost(world: World) -> None:
     left = {ALL.start, ALL.start + 999, ALL.start + 1000, ALL.start + 4321, ALL.stop - 1}
     take_all_but(world, left)
-    drawn, asked = [], []
+    drawn, queries = [], []
     for _ in left:
         with statements(world.store) as sent:
             drawn.append(world.create(SessionType.SUPPORT).pin)
-        asked.append(
+        queries.append(
             sum("pin" in one and "batch" not in one and one.lstrip().startswith(("SELECT", "WITH")) for one in sent)
         )
     assert sorted(drawn) == sorted(left)
-    assert asked == [pins.ROUNDS + 2, 1, 1, 1, 1], "those left are counted once; then one thousand is read for each"
+    assert queries == [pins.ROUNDS + 2, 1, 1, 1, 1], "all are counted once; later queries read a block of 1,000"
     with statements(world.store) as sent:
         for _ in range(3):
             with pytest.raises(NoPinFree):
@@ -86,7 +86,7 @@ def test_many_concurrent_sessions_find_all_free_pins(world: World) -> None:
     opened = [one for one in world.all_sessions().values() if one.scheduled and one.status is Status.NEW]
     assert {one.pin for one in opened} == left
     world.close(taken)
-    assert world.passes(seconds=5).transitions.total() == 1, "the PIN that it left is found at once"
+    assert world.passes(seconds=5).transitions.total() == 1, "the freed PIN is found at once"
 
 
 def test_a_pin_that_the_scheduler_frees_is_found_at_once_although_free_pins_were_counted(world: World) -> None:
@@ -123,17 +123,17 @@ def test_counting_pauses_before_it_takes_much_of_the_writers_time(
         for _ in range(6):
             with suppress(NoPinFree):
                 world.create(SessionType.SUPPORT)
-    assert sum("block" in one for one in sent) == 1, "one thousand was counted, whatever it held"
+    assert sum("block" in one for one in sent) == 1, "only one block of 1,000 was counted"
 
 
 def test_pins_that_were_drawn_without_use_can_be_drawn_again(world: World) -> None:
     take_all_but(world, {100_125})
 
-    def fails(tx: object) -> None:
+    def fail(tx: object) -> None:
         tx.free_pin()  # type: ignore[attr-defined]
         raise ArithmeticError
 
     for _ in range(2):
         with pytest.raises(ArithmeticError):
-            world.run(fails)
+            world.run(fail)
     assert world.create(SessionType.SUPPORT, start_time=world.now + MINUTE).pin == 100_125

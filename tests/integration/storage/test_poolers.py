@@ -26,11 +26,11 @@ def behind(pg_server: PostgresServer) -> Iterator[Database]:
 
 
 def test_a_pooler_in_session_mode_works(behind: Database) -> None:
-    heard: list[datetime | None] = []
+    notifications: list[datetime | None] = []
     with pooler(behind, "session") as bouncer, ExitStack() as opened:
-        one = Store(bouncer.url, clock.now, StoreObserver(peer_committed=heard.append))
+        one = Store(bouncer.url, clock.now, StoreObserver(peer_committed=notifications.append))
         opened.callback(one.close)
-        eventually(lambda: heard)  # it listens
+        eventually(lambda: notifications)  # the store listens
         other = Store(bouncer.url, clock.now, StoreObserver(peer_committed=lambda _due: None))
         opened.callback(other.close)
         assert one.acquire("endpoint")
@@ -38,7 +38,7 @@ def test_a_pooler_in_session_mode_works(behind: Database) -> None:
         limit = text("SELECT current_setting('idle_in_transaction_session_timeout')")
         assert one.submit(lambda tx: tx.scalar(limit)).result() == "5s"  # type: ignore[arg-type]
         other.submit(lambda tx: setattr(tx, "has_events", True)).result()
-        eventually(lambda: len(heard) > 1)
+        eventually(lambda: len(notifications) > 1)
         one.release("endpoint")
         assert other.acquire("endpoint")
 
@@ -61,10 +61,10 @@ def test_a_pooler_in_transaction_mode_is_refused_with_one_line(behind: Database,
             warm(bouncer.port, behind, 3)
         with pytest.raises(CannotOpenDatabase) as refused:
             Store(bouncer.url, clock.now)
-    said = refused.value.description
-    assert "a pooler between tminus and PostgreSQL" in said
-    assert "pool_mode = session" in said
-    assert "\n" not in said
+    message = refused.value.description
+    assert "a pooler between tminus and PostgreSQL" in message
+    assert "pool_mode = session" in message
+    assert "\n" not in message
 
 
 def warm(port: int, database: Database, sessions: int) -> None:
@@ -92,7 +92,7 @@ def test_a_pooler_that_changes_its_mode_is_refused_at_the_next_connection_and_ke
         url = make_url(behind.url)
         with psycopg.connect(host="127.0.0.1", port=bouncer.port, user=url.username, dbname=url.database) as other:
             row = other.execute("SHOW idle_in_transaction_session_timeout").fetchone()
-    assert row == ("0",), "the session that was shared is as it was"
+    assert row == ("0",), "the shared server session is unchanged"
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])

@@ -1,7 +1,7 @@
 """Every query of callers, timers and operators uses an index, or is bounded and continues at its position.
 
-Each runs on a database with 20,000 closed sessions, of which few or none match, and with current statistics. The plan
-of the database scans no large table, and the work that it counts is bounded. `make bench` has the figures of a million.
+Each query runs on a database with 20,000 closed sessions, of which few or none match, and with current statistics.
+The query plan scans no large table, and the work that the database counts is bounded. `make bench` measures a million.
 """
 
 import inspect
@@ -99,23 +99,23 @@ STEPS = 60_000
 """Maximum number of SQLite's instructions for a query. A scan of the sessions takes more than 200,000."""
 
 ALL = 400_000
-"""The same for a query that all sessions match: their entries in one index are counted or sorted."""
+"""The same for a query that all sessions match: it counts or sorts their entries in one index."""
 
 Job = Callable[[Transaction], object]
 
 
 def lists() -> Iterator[tuple[str, Job]]:
-    """Return one of each kind of list that a caller can request, matching no or few sessions."""
+    """Yield one list of each kind that a caller can request. Few or no sessions match, except with "(all match)"."""
     statuses: dict[str, tuple[Status, ...]] = {"open": (Status.SCHEDULED, Status.NEW, Status.ACTIVE)}
     statuses |= {"closed": (Status.CLOSED,), "any": tuple(Status)}
     orders = ("created_at", "updated_at", "start_time", "expires_at")
     limits = {"": {}, " of a type": {"type": SessionType.SUPPORT}, " from": {"start_from": NOW + 100 * HOUR}}
     limits[" to"] = {"start_to": NOW - 100_000 * HOUR}
     limits[" of a record"] = {"external_mapping": "incident/1"}
-    for (name, some), order, down, agent, (more, fields) in product(
+    for (name, selected), order, down, agent, (more, fields) in product(
         statuses.items(), orders, (True, False), (7, None), limits.items()
     ):
-        wanted = SessionFilter(agent, some, order_by=order, descending=down, **fields)  # type: ignore[arg-type]
+        wanted = SessionFilter(agent, selected, order_by=order, descending=down, **fields)  # type: ignore[arg-type]
         matches_all = " (all match)" if name != "open" and not fields else ""
         whose = "everybody's" if agent is None else "an agent's"
         direction = "down" if down else "up"
@@ -128,8 +128,8 @@ def _list(tx: Transaction, wanted: SessionFilter) -> object:
 
 NEW = session(id="new", start_time=None, status=Status.NEW, due_at=NOW + HOUR, due_trigger=Trigger.EXPIRE)
 REPLAY = Replay(id=1, endpoint="desk", cursor=0, until=40_000)
-TRIED = Delivery(endpoint="desk", kind=DeliveryKind.EVENTS, webhook_id="msg", at=NOW, ok=True, ms=1)
-BEGUN = AgentSession(
+ATTEMPT = Delivery(endpoint="desk", kind=DeliveryKind.EVENTS, webhook_id="msg", at=NOW, ok=True, ms=1)
+NEW_AGENT_SESSION = AgentSession(
     secret_sha256="new", agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW, client_app="", user_agent="",
     remote_ip="",
 )  # fmt: skip
@@ -137,9 +137,9 @@ CODE = SignInCode(
     code_sha256="new", provider="azure", instance_url="*", receiver="https://a/", agent_id=7, token_sha256="t",
     expires_at=NOW,
 )  # fmt: skip
-ANSWERED = ChallengeUse(uuid="new", guessed_at=NOW, kept_until=NOW)
+CHALLENGE_USE = ChallengeUse(uuid="new", guessed_at=NOW, kept_until=NOW)
 GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
-HERE = Presence(
+PRESENCE = Presence(
     participant_id="guest", session_id="c1", resume_sha256="new", daemon="d2", connection="new", gone_at=None
 )
 BATCH = BatchRecord(agent_id=7, key="k", body_sha256="", session_ids='["c1"]', created_at=NOW)
@@ -246,7 +246,7 @@ QUERIES: dict[str, Job] = {
     "transaction.request": _request,
     "transaction.free_pin": lambda tx: tx.free_pin(),
     "transaction.free_pins": lambda tx: tx.free_pins(16),
-    "transaction.add_agent_session": lambda tx: tx.add_agent_session(BEGUN),
+    "transaction.add_agent_session": lambda tx: tx.add_agent_session(NEW_AGENT_SESSION),
     "transaction.end_agent_session": lambda tx: tx.end_agent_session("s1"),
     "transaction.end_agent_sessions_of": lambda tx: tx.end_agent_sessions_of(8),
     "transaction.add_signin_code": lambda tx: tx.add_signin_code(CODE),
@@ -300,7 +300,7 @@ QUERIES: dict[str, Job] = {
     "presence.do_due of nothing": lambda tx: presence.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
     "presence.warm_up": lambda tx: presence.warm_up(tx, TIMEOUTS),
     "presence.recompute_deadlines": lambda tx: presence.recompute_deadlines(tx, TIMEOUTS, "", 40),
-    "presence.add": lambda tx: presence.add(tx, HERE),
+    "presence.add": lambda tx: presence.add(tx, PRESENCE),
     "presence.by_resume_key": lambda tx: presence.by_resume_key(tx, "c1", "r1"),
     "presence.reconnect": lambda tx: presence.reconnect(tx, "p1", "d2", "other"),
     "presence.set_gone": lambda tx: presence.set_gone(tx, {"p1": "x1"}, NOW),
@@ -339,7 +339,7 @@ QUERIES: dict[str, Job] = {
     "challenges.key": challenges.key,
     "challenges.make_key": challenges.make_key,
     "challenges.is_used": lambda tx: challenges.is_used(tx, "u1"),
-    "challenges.use": lambda tx: challenges.use(tx, ANSWERED),
+    "challenges.use": lambda tx: challenges.use(tx, CHALLENGE_USE),
     "challenges.guesses_limited_until": lambda tx: challenges.guesses_limited_until(tx, NOW, 60, HOUR),
     "challenges.remove_uses": lambda tx: challenges.remove_uses(tx, NOW - 100_000 * HOUR, 500),
     **{
@@ -365,7 +365,7 @@ QUERIES: dict[str, Job] = {
     "outbox.deliveries that failed": lambda tx: outbox.deliveries(tx, "desk", failed=True, before=9000, limit=20),
     "outbox.seq_before": lambda tx: outbox.seq_before(tx, NOW - HOUR),
     "outbox.register": lambda tx: outbox.register(tx, "new", from_beginning=False),
-    "outbox.add_delivery": lambda tx: outbox.add_delivery(tx, TRIED),
+    "outbox.add_delivery": lambda tx: outbox.add_delivery(tx, ATTEMPT),
     "outbox.update_endpoint": lambda tx: outbox.update_endpoint(tx, "desk", 0, cursor=1),
     "outbox.add_replay": lambda tx: outbox.add_replay(tx, REPLAY),
     "outbox.update_replay": lambda tx: outbox.update_replay(tx, REPLAY, cursor=1),
@@ -388,8 +388,8 @@ QUERIES: dict[str, Job] = {
 
 NO_QUERIES = {
     "view.rows_within",
-    "view.one", "view.all", "view.rows", "view.scalar",  # they run the statements of the others
-    "transaction.try_to_write",  # `WHERE 0 = 1`: it reads no row, whatever the plan says
+    "view.one", "view.all", "view.rows", "view.scalar",  # they run statements of other functions
+    "transaction.try_to_write",  # `WHERE 0 = 1`: it reads no row, so its plan does not matter
     "transaction.execute", "transaction.flush", "transaction.record", "transaction.add_inserted_events",
     "transaction.note_due",
     "transitions.due", "transitions.enum_literal",
@@ -433,7 +433,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
                 functions.add(f"{place}.{name}")
     assert len(functions) > 50
     tested = {part for name in QUERIES for part in _names(name)}
-    assert functions - tested - NO_QUERIES == set(), "add a case for each way in which it makes another statement"
+    assert functions - tested - NO_QUERIES == set(), "add a call of the function for each statement that it can send"
 
 
 def _names(query: str) -> list[str]:
@@ -563,11 +563,11 @@ def _filled(database: Database) -> Iterator[Engine]:
     engine.dispose()
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
+# --- the plans --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _taken_back(engine: Engine) -> Iterator[Transaction]:
+def _rolled_back(engine: Engine) -> Iterator[Transaction]:
     with engine.connect() as connection:
         transaction = connection.begin()
         yield Transaction(connection, NOW)
@@ -578,25 +578,25 @@ def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
     """Return the statements of a job, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
         sent.append((statement, values[0] if many else values))
 
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record)
     try:
-        with _taken_back(engine) as tx:
+        with _rolled_back(engine) as tx:
             job(tx)
             tx.flush()
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", record)
     return [one for one in sent if "pg_advisory" not in one[0] and "BEGIN" not in one[0]]
 
 
 def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
-    faults = []
+    problems = []
     for name, job in QUERIES.items():
         sent = _statements(filled_sqlite, job)
-        with _taken_back(filled_sqlite) as tx:
+        with _rolled_back(filled_sqlite) as tx:
             raw: Any = tx._connection.connection.driver_connection
             steps = [0]
 
@@ -609,21 +609,21 @@ def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: py
             tx.flush()
             raw.set_progress_handler(None, 0)
             if steps[0] > (ALL if "(all match)" in name else STEPS):
-                faults.append(f"{name}: {steps[0]} steps")
+                problems.append(f"{name}: {steps[0]} steps")
             for statement, values in sent:
                 plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
                 scans = [line for line in plan if re.match(rf"SCAN ({'|'.join(LARGE)})\b", line)]
                 if scans:
-                    faults.append(f"{name}: {scans} in {statement}")
-    assert not faults, "\n".join(faults)
+                    problems.append(f"{name}: {scans} in {statement}")
+    assert not problems, "\n".join(problems)
 
 
 def test_on_postgresql_no_query_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
-    faults = []
+    problems = []
     for name, job in QUERIES.items():
         sent = _statements(filled_postgresql, job)
-        with _taken_back(filled_postgresql) as tx:
+        with _rolled_back(filled_postgresql) as tx:
             raw: Any = tx._connection.connection.driver_connection
             for statement, values in sent:
                 [[text]] = raw.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values).fetchall()
@@ -631,11 +631,11 @@ def test_on_postgresql_no_query_scans_a_table(filled_postgresql: Engine, monkeyp
                 pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
                 scans = [node["Relation Name"] for node in _nodes(plan) if node["Node Type"] == "Seq Scan"]
                 if "(all match)" in name:
-                    continue  # to read all rows of a table that are wanted is no fault
+                    continue  # this query has to read all these rows
                 writes = not statement.lstrip().startswith(("SELECT", "WITH"))
                 if pages > (WRITTEN if writes else PAGES) or set(scans) & set(LARGE):
-                    faults.append(f"{name}: {pages} pages, scans {scans} in {statement[:300]}")
-    assert not faults, "\n".join(faults)
+                    problems.append(f"{name}: {pages} pages, scans {scans} in {statement[:300]}")
+    assert not problems, "\n".join(problems)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

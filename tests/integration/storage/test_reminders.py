@@ -32,8 +32,8 @@ SENT, SKIPPED = ReminderOutcome.SENT, ReminderOutcome.SKIPPED
 def reminded(world: World, session: Session) -> list[Reminded]:
     """Return the reminders of a session that were due, from its events."""
     found = []
-    for told in world.events(session):
-        event = told.event
+    for entry in world.events(session):
+        event = entry.event
         if event.type in REMINDER_EVENTS:
             assert event.start_time is not None
             assert event.due_at is not None
@@ -53,7 +53,7 @@ def test_people_are_reminded_at_each_time_before_the_start_and_not_a_millisecond
     assert world.passes(MS).transitions == {SENT: 1}
     assert world.passes(5 * MINUTE).transitions == {Trigger.OPEN: 1}
 
-    [day, quarter] = [told for told in world.events(made) if told.event.type is EventType.REMINDER]
+    [day, quarter] = [entry for entry in world.events(made) if entry.event.type is EventType.REMINDER]
     assert (day.before, day.lag_ms, day.event.actor, day.event.ts) == ("1d", 0, "clock", NOW + DAY)
     assert quarter.before == "15m"
     assert quarter.message == f"Session {made.id} “{made.label}” starts at {timestamps.text(NOW + 2 * DAY)}, in 15m"
@@ -73,7 +73,7 @@ def test_sessions_have_the_reminders_of_the_configuration_unless_the_request_has
     assert world.schedule(2 * DAY).reminders == '["1d","15m"]'
     assert world.schedule(2 * DAY, reminders=(HOUR,)).reminders == '["1h"]'
     assert world.schedule(2 * DAY, reminders=()).reminders is None
-    assert world.create().reminders is None, "it is open already"
+    assert world.create().reminders is None, "a session without a start time has no reminders"
 
 
 def test_a_changed_configuration_changes_no_session(world: World) -> None:
@@ -106,7 +106,7 @@ def test_nobody_is_reminded_of_a_closed_session(world: World, joined: bool) -> N
     if joined:
         world.passes(HOUR)
         world.leave(made, world.join(made))
-        world.passes(20 * MINUTE)  # it was empty for too long
+        world.passes(20 * MINUTE)  # the empty time-out closes it
     else:
         world.close(made)
 
@@ -130,7 +130,7 @@ def test_after_downtime_late_reminders_are_sent_unless_the_session_has_opened_me
 
 
 def test_a_session_that_waits_for_a_pin_has_not_opened(world: World) -> None:
-    """So people are reminded of it until it starts."""
+    """Its reminders are sent until its start."""
     made = world.schedule(HOUR, reminders=(20 * MINUTE,))
     world.run(lambda tx: tx.execute(update(SESSIONS).values(due_at=NOW + HOUR)))
     world.passes(55 * MINUTE)
@@ -175,8 +175,8 @@ def test_whatever_happens_reminders_are_those_of_the_model(
         world.passes(span)
         for session, model in made:
             expected[session.id] += model.due(world.now)
-        told = [one.event.due_at for one in world.events() if one.event.due_at and one.event.seq > before]
-        assert told == sorted(told), "everything happens in the order in which it fell due"
+        due_times = [one.event.due_at for one in world.events() if one.event.due_at and one.event.seq > before]
+        assert due_times == sorted(due_times), "events have the order of their deadlines"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "FIRST_BATCH", batch)
@@ -210,27 +210,27 @@ def test_whatever_happens_reminders_are_those_of_the_model(
 
 
 @contextmanager
-def counted(world: World) -> Iterator[list[str]]:
+def collected(world: World) -> Iterator[list[str]]:
     """Collect the statements that write transactions execute."""
     found: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         found.append(statement)
 
-    sqlalchemy_event.listen(world.store._writing, "before_cursor_execute", note)
+    sqlalchemy_event.listen(world.store._writing, "before_cursor_execute", record)
     try:
         yield found
     finally:
-        sqlalchemy_event.remove(world.store._writing, "before_cursor_execute", note)
+        sqlalchemy_event.remove(world.store._writing, "before_cursor_execute", record)
 
 
-def test_sessions_without_reminders_take_no_statement_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the earliest reminder is looked up, once for each batch."""
+def test_sessions_without_reminders_cost_one_query_per_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query reads the earliest reminder."""
 
     def statements() -> list[str]:
         world.clear(NOW)
         made = [world.schedule(HOUR) for _ in range(20)]
-        with counted(world) as found:
+        with collected(world) as found:
             world.passes(HOUR)
             world.reschedule(world.schedule(2 * HOUR), world.now + 3 * HOUR)
             world.close(made[0])

@@ -1,4 +1,4 @@
-"""Reports agree with a plain model, on both databases."""
+"""Reports agree with a model in plain Python. On both databases."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ LAGS = st.one_of(st.none(), st.integers(0, 12_000), st.integers(0, 10**8))
 
 @st.composite
 def closed_sessions(draw: st.DrawFn) -> tuple[Session, int | None]:
-    """Draw a closed session, and the lag of the scheduler that closed it, if it did."""
+    """Draw a closed session, and its lag if the scheduler closed it."""
     opened = CHANGE + timedelta(seconds=draw(SECONDS) - 2 * 86400, milliseconds=draw(st.integers(0, 999)))
     came = draw(st.booleans())
     activated = opened + timedelta(milliseconds=draw(st.integers(0, 10**7)))
@@ -89,9 +89,9 @@ def _summary(numbers: list[int]) -> Summary:
     return Summary(len(ordered), sum(ordered) / len(ordered), p50, p99, ordered[-1])
 
 
-def report(store: Store, asker: Caller, period: Period, zone: str = "UTC") -> queries.Report:
-    """Return a report, which is counted in parts."""
-    counting = queries.ReportInParts(asker, period)
+def report(store: Store, by: Caller, period: Period, zone: str = "UTC") -> queries.Report:
+    """Count a report in parts, and return it."""
+    counting = queries.ReportInParts(by, period)
     while store.read(counting.count):
         pass
     return counting.report(ZoneInfo(zone))
@@ -108,11 +108,11 @@ def test_a_report_agrees_with_a_plain_model(
     store.submit(lambda tx: _fill(tx, drawn)).result()
     begin = CHANGE + timedelta(seconds=since - 2 * 86400)
     end = begin + timedelta(seconds=span)
-    asker = caller(Role.SUPERVISOR) if agent is None else caller(Role.AGENT, agent_id=agent)
+    by = caller(Role.SUPERVISOR) if agent is None else caller(Role.AGENT, agent_id=agent)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(queries, "PART", part)
-        found = report(store, asker, Period(begin, end, agent), zone)
+        found = report(store, by, Period(begin, end, agent), zone)
 
     some = [
         (one, lag)
@@ -147,11 +147,11 @@ def test_a_period_with_too_many_sessions_is_refused(store: Store, monkeypatch: p
     monkeypatch.setattr(queries, "MOST_REPORTED", 2)
     alike = {"status": Status.CLOSED, "close_reason": CloseReason.CLOSED, "closed_at": NOW}
     store.submit(lambda tx: _fill(tx, [(session(id=f"s{number}", **alike), None) for number in range(3)])).result()
-    asker = caller(Role.SUPERVISOR)
+    by = caller(Role.SUPERVISOR)
 
     with pytest.raises(InvalidRequest, match="choose a shorter one"):
-        report(store, asker, Period(NOW, NOW + timedelta(1), None))
-    assert report(store, asker, Period(NOW - timedelta(1), NOW, None)).groups == []
+        report(store, by, Period(NOW, NOW + timedelta(1), None))
+    assert report(store, by, Period(NOW - timedelta(1), NOW, None)).groups == []
 
 
 def test_parts_end_also_if_more_sessions_closed_in_one_millisecond(

@@ -68,27 +68,27 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("doctored", DOCTORED)
 def test_a_foreign_schema_is_refused_before_it_is_executed(file: Path, doctored: str) -> None:
-    script, says = DOCTORED[doctored]
+    script, expected = DOCTORED[doctored]
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
         try:
             connection.executescript(script)
         except sqlite3.Error:
-            assert says is None, "SQLite itself refuses it"
+            assert expected is None, "SQLite refuses the script"
             return
         connection.commit()
 
-    told = [problem.text for problem in check_database(file, Timeouts(), NOW).problems if problem.check == "schema"]
+    found = [problem.text for problem in check_database(file, Timeouts(), NOW).problems if problem.check == "schema"]
     with pytest.raises(DatabaseCorrupt) as backed_up:
         back_up(file, file.with_name("copy.db"), NOW)
     with pytest.raises(DatabaseCorrupt) as restored:
         restore(file.with_name("other.db"), file, NOW)
 
-    assert says is not None
-    assert any(says in text for text in told), told
+    assert expected is not None
+    assert any(expected in text for text in found), found
     assert "tminus" in backed_up.value.problem
     assert "tminus" in restored.value.problem
-    assert [one.name for one in file.parent.iterdir()] == ["tminus.db"], "nothing is left of either"
+    assert [one.name for one in file.parent.iterdir()] == ["tminus.db"], "neither command leaves a file"
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_an_implausible_event_number_of_a_replaced_database_is_ignored(file: Pat
 @pytest.mark.parametrize("doctored", DOCTORED)
 def test_a_daemon_does_not_start_on_a_foreign_schema(file: Path, doctored: str) -> None:
     change, problem = DOCTORED[doctored]
-    if problem is None:  # SQLite refuses to make it
+    if problem is None:  # SQLite refuses the change
         return
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(change)

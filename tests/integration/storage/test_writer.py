@@ -67,7 +67,7 @@ def test_concurrent_jobs_share_one_transaction(database: Database) -> None:
     with held(store):
         futures = [store.submit(put(f"k{n}")) for n in range(50)]
     assert [future.result(30) for future in futures] == [f"k{n}" for n in range(50)]
-    assert len(commits) == 2, "the one that was waited for, and one for all fifty"
+    assert len(commits) == 2, "first the job that held the writer, then all fifty"
 
 
 def test_a_transaction_has_at_most_one_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,11 +118,11 @@ def test_jobs_run_in_the_order_of_submission(database: Database, monkeypatch: py
     monkeypatch.setattr(writer, "BATCH", 7)
     store, order = database.open(), list[int]()
 
-    def noted(n: int) -> Callable[[Transaction], None]:
+    def record(n: int) -> Callable[[Transaction], None]:
         return lambda _tx: order.append(n)
 
     with held(store):
-        futures = [store.submit(noted(n)) for n in range(100)]
+        futures = [store.submit(record(n)) for n in range(100)]
     for future in futures:
         future.result(30)
     assert order == list(range(100))
@@ -139,8 +139,8 @@ def test_a_job_sees_what_an_earlier_job_of_its_transaction_wrote(database: Datab
     store = database.open()
     with held(store):
         store.submit(lambda tx: add(tx, session(id="s1")))
-        seen = store.submit(lambda tx: tx.session("s1"))
-    assert seen.result(30) is not None
+        found = store.submit(lambda tx: tx.session("s1"))
+    assert found.result(30) is not None
 
 
 def test_every_job_of_many_threads_runs_once(database: Database) -> None:
@@ -166,7 +166,7 @@ def test_every_job_of_many_threads_runs_once(database: Database) -> None:
     assert meta(store, "count") == "200"
 
 
-# --- jobs that fail ---------------------------------------------------------------------------------------------------
+# --- failing jobs -----------------------------------------------------------------------------------------------------
 
 
 def refuse(tx: Transaction) -> None:
@@ -215,7 +215,7 @@ def test_a_defect_before_the_first_write_does_not_affect_the_others(database: Da
     with pytest.raises(ZeroDivisionError):
         futures[1].result(30)
     assert [meta(store, f"k{n}") for n in range(3)] == ["x", None, "x"]
-    assert store.failing is None, "a defect is not the database's failure"
+    assert store.failing is None, "a defect is no failure of the database"
 
 
 @pytest.mark.parametrize("neighbours", [0, 5])
@@ -251,13 +251,13 @@ def test_a_job_that_always_draws_existing_ids_fails(database: Database) -> None:
     with pytest.raises(RuntimeError, match="5 times in a row"):
         store.submit(draw).result(30)
     assert len(runs) == 1 + writer.COLLISIONS
-    assert store.failing is None, "that is the job's fault, not the database's"
+    assert store.failing is None, "the job failed, not the database"
     assert store.submit(put("k")).result(30) == "k"
 
 
 def test_an_error_in_a_notification_after_the_commit_does_not_repeat_a_job(database: Database) -> None:
     def fail(tx: Transaction) -> None:
-        raise RuntimeError("who listens has a defect")
+        raise RuntimeError("a defect in the notification")
 
     store = database.open(committed=fail)
     runs: Log = []
@@ -272,7 +272,7 @@ def test_an_error_in_a_notification_after_the_commit_does_not_repeat_a_job(datab
     assert store.submit(put("after")).result(30) == "after"
 
 
-# --- the clock --------------------------------------------------------------------------------------------------------
+# --- the scheduler ----------------------------------------------------------------------------------------------------
 
 
 def test_the_scheduler_has_precedence_over_waiting_requests(database: Database) -> None:
@@ -298,7 +298,7 @@ def test_a_batch_of_requests_runs_between_two_batches_of_the_scheduler(
     assert "".join(order) == "CrrCrrCrC"
 
 
-# --- too much, and the end --------------------------------------------------------------------------------------------
+# --- overload and stop ------------------------------------------------------------------------------------------------
 
 
 def test_a_job_beyond_the_queue_limit_is_refused_at_once_unless_it_is_of_the_scheduler(
@@ -313,14 +313,14 @@ def test_a_job_beyond_the_queue_limit_is_refused_at_once_unless_it_is_of_the_sch
         futures.append(store.submit(put("clock"), clock=True))
     assert [future.result(30) for future in futures] == ["k0", "k1", "k2", "k3", "k4", "clock"]
     assert meta(store, "one more") is None
-    assert store.submit(put("later")).result(30) == "later", "there is room again"
+    assert store.submit(put("later")).result(30) == "later", "the queue has room again"
 
 
 def test_a_stop_finishes_waiting_jobs_and_refuses_new_ones(database: Database) -> None:
     store = database.open()
     refused = threading.Event()
 
-    def knock() -> bool:
+    def submit_refused() -> bool:
         try:
             store.submit(lambda _tx: None)
         except Draining:
@@ -331,7 +331,7 @@ def test_a_stop_finishes_waiting_jobs_and_refuses_new_ones(database: Database) -
         futures = [store.submit(put(f"k{n}")) for n in range(300)]
         stopping = threading.Thread(target=store.close)
         stopping.start()
-        eventually(knock)
+        eventually(submit_refused)
     stopping.join(30)
     assert not stopping.is_alive()
     assert [future.result(0) for future in futures] == [f"k{n}" for n in range(300)]
@@ -359,30 +359,30 @@ def test_concurrent_coroutines_share_a_transaction_and_each_gets_its_own_result(
         return await asyncio.gather(*jobs, return_exceptions=True)
 
     with held(store):
-        waiting = threading.Thread(target=lambda: answers.extend(asyncio.run(all_at_once())))
-        answers: Log = []
+        waiting = threading.Thread(target=lambda: results.extend(asyncio.run(all_at_once())))
+        results: Log = []
         waiting.start()
         eventually(lambda: len(store._writer._requests) == 40)
     waiting.join(30)
-    assert isinstance(answers.pop(3), NoPinFree)
-    assert answers == [f"k{n}" for n in range(40) if n != 3]
+    assert isinstance(results.pop(3), NoPinFree)
+    assert results == [f"k{n}" for n in range(40) if n != 3]
     assert len(commits) == 2
 
 
 def test_the_job_of_a_cancelled_coroutine_is_still_executed(database: Database) -> None:
     store = database.open()
 
-    async def impatient() -> None:
+    async def wait_briefly() -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(store.transact(put("k")), timeout=0.05)
 
     with held(store):
-        asyncio.run(impatient())  # its loop is closed before the job has run
+        asyncio.run(wait_briefly())  # its loop is closed before the job has run
     assert store.submit(put("after")).result(30) == "after"
     assert meta(store, "k") == "x"
 
 
-# --- a database that fails --------------------------------------------------------------------------------------------
+# --- a failing database -----------------------------------------------------------------------------------------------
 
 
 def lose_the_database(tx: Transaction) -> None:
@@ -444,7 +444,7 @@ def test_writes_fail_only_while_another_process_holds_the_lock_of_sqlite(
         with pytest.raises(StoreUnavailable):
             store.submit(put("k")).result(30)
         assert store.failing == "database is locked"
-        assert store.read(lambda view: view.last_seq()) == 0, "reading goes on"
+        assert store.read(lambda view: view.last_seq()) == 0, "reads still succeed"
         other.execute("ROLLBACK")
         other.close()
         assert store.submit(put("k")).result(30) == "k"
@@ -478,7 +478,7 @@ def test_the_reason_of_a_failure_contains_no_label_or_token(database: Database) 
     assert secret not in str(failed.value.__cause__)
 
 
-# --- PostgreSQL alone -------------------------------------------------------------------------------------------------
+# --- only on PostgreSQL -----------------------------------------------------------------------------------------------
 
 
 def with_options(database: Database, options: str) -> str:
@@ -505,8 +505,8 @@ def test_a_write_that_waits_too_long_for_a_lock_fails_with_the_reason(
             unreadable = store.unreadable()
             assert unreadable is not None
             assert unreadable.why == "no answer within 1 s, given up"
-            assert unreadable.seconds > 1, "since it was asked"
-        assert eventually(lambda: quietly(store, put("k"))) == "k"
+            assert unreadable.seconds > 1, "counted from the start of the read"
+        assert eventually(lambda: try_to_write(store, put("k"))) == "k"
         assert health[-1] is None
 
 
@@ -530,11 +530,11 @@ def test_a_daemon_frozen_in_a_transaction_blocks_the_others_only_for_seconds(pg_
         with pytest.raises(StoreUnavailable):
             freezing.result(30)
         assert meta(other, "k") == "other"
-        eventually(lambda: quietly(frozen, put("k", "again")))
+        eventually(lambda: try_to_write(frozen, put("k", "again")))
         frozen.close()
 
 
-def quietly(store: Store, job: Callable[[Transaction], str]) -> str | None:
+def try_to_write(store: Store, job: Callable[[Transaction], str]) -> str | None:
     with suppress(StoreUnavailable):
         return store.submit(job).result(30)
     return None
@@ -546,21 +546,21 @@ def test_locks_of_a_frozen_daemon_are_released_and_those_of_a_live_one_are_not(
     with pg_server.database() as database:
         unwatched = Watch(None)
 
-        def holds() -> AdvisoryLocks:
+        def new_locks() -> AdvisoryLocks:
             return AdvisoryLocks(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
 
         monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 60.0)
-        with closing(holds()) as frozen:
+        with closing(new_locks()) as frozen:
             assert frozen.acquire("desk")
             monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.1)
-            with closing(holds()) as lives:
-                assert lives.acquire("shop")
+            with closing(new_locks()) as live:
+                assert live.acquire("shop")
                 begun = monotonic()
                 eventually(lambda: monotonic() > begun + 1.5)
-                with closing(holds()) as another:
+                with closing(new_locks()) as another:
                     assert another.acquire("desk")
                     assert not another.acquire("shop")
-            assert not frozen.acquire("desk"), "it was taken from it"
+            assert not frozen.acquire("desk"), "the first attempt finds that the lock was lost"
             eventually(lambda: frozen.acquire("desk"))
 
 
