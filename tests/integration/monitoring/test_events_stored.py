@@ -180,30 +180,30 @@ def test_events_passed_in_memory_are_logged_without_a_read(world: World) -> None
 
 def test_a_throttled_log_continues_when_the_last_block_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "POLL_INTERVAL", 60.0)
-    told: list[LogEvent] = []
-    teller = EventLog(world.store, telling(told))
-    teller.start()
-    with teller.throttled():
-        with teller.throttled():
+    logged: list[LogEvent] = []
+    log = EventLog(world.store, collect(logged))
+    log.start()
+    with log.throttled():
+        with log.throttled():
             world.create()
-            teller.wake()
+            log.wake()
         time.sleep(0.2)  # nothing signals that a line is not written
-        assert told == []
-    assert eventually(lambda: told)
-    teller.stop()
+        assert logged == []
+    assert eventually(lambda: logged)
+    log.stop()
 
 
 def test_a_throttled_log_holds_back_a_limited_number_of_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "POLL_INTERVAL", 60.0)
     monkeypatch.setattr(event_log, "MAX_HELD_BACK", 1)
-    told: list[LogEvent] = []
-    teller = EventLog(world.store, telling(told))
-    teller.start()
-    with teller.throttled():
+    logged: list[LogEvent] = []
+    log = EventLog(world.store, collect(logged))
+    log.start()
+    with log.throttled():
         world.create()
-        teller.wake(newest=world.store.read(lambda view: view.last_seq()))
-        assert eventually(lambda: told)
-    teller.stop()
+        log.wake(newest=world.store.read(lambda view: view.last_seq()))
+        assert eventually(lambda: logged)
+    log.stop()
 
 
 def test_each_commit_of_this_process_is_announced_once_before_it_is_logged(
