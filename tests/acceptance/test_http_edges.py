@@ -55,7 +55,7 @@ def test_head_of_a_stream_or_long_poll_returns_at_once(daemon: Daemon) -> None:
     assert poll.status_code == 200
 
 
-def test_head_requires_a_token_and_counts_towards_limits(daemon: Daemon) -> None:
+def test_head_is_refused_as_get_is(daemon: Daemon) -> None:
     assert daemon.http.head(f"{daemon.url}/v3/me").status_code == 401
     assert daemon.http.head(f"{daemon.url}/v3/supportsession/nobody/participants").status_code == 405
     assert daemon.http.head(f"{daemon.url}/nothing").status_code == 404

@@ -201,9 +201,7 @@ HERD = 12_000
 """Number of sessions that fall due at once."""
 
 
-def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
-    make_daemon: StartDaemon, receiver: Receiver
-) -> None:
+def test_backlog_outage_and_lateness_are_in_the_log(make_daemon: StartDaemon, receiver: Receiver) -> None:
     """Backlog of a receiver that is down; length of a database outage and refused requests; lateness caused by load."""
     daemon = make_daemon()
     secret = daemon.home / "secret"

@@ -88,13 +88,13 @@ def test_new_requests_are_refused_while_the_daemon_drains(start_daemon: StartDae
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 
-def test_an_endless_request_delays_a_stop_by_at_most_ten_seconds(start_daemon: StartDaemon) -> None:
+def test_an_endless_request_delays_a_stop_by_seconds_only(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     connection, _rest = half_a_request(daemon)
     with connection:
         daemon.signal(signal.SIGTERM)
         assert daemon.process is not None
-        assert daemon.process.wait(60) == 0
+        assert daemon.process.wait(30) == 0, "systemd kills a daemon that takes longer (TimeoutStopSec=30)"
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 

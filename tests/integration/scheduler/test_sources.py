@@ -21,7 +21,6 @@ class Reminders:
         self.waiting = sorted(times)
         self.processed: list[tuple[datetime, int]] = []
         """Each processed deadline, and the number of events at that time."""
-        self.moved_by = timedelta(0)
 
     def next_due(self, _view: View) -> datetime | None:
         return self.waiting[0] if self.waiting else None

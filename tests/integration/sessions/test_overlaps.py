@@ -20,7 +20,7 @@ from tminus.config.settings import Policy
 from tminus.domain.errors import BatchConflict, Overlap
 from tminus.domain.intervals import Interval
 from tminus.domain.model import Session
-from tminus.domain.types import Caller, OverlapPolicy
+from tminus.domain.types import Caller, OverlapPolicy, Status
 from tminus.sessions import batches, commands, queries
 from tminus.sessions import overlaps as overlaps_module
 from tminus.sessions.overlaps import overlaps, refuse_overlap, refused_overlaps
@@ -96,16 +96,19 @@ def test_other_policies_refuse_nothing_and_a_warning_names_those_whom_the_caller
     assert warned(world, other, OTHER_AGENT) == []
     assert warned(world, world.create()) == []
 
+    world.settings = with_policy(OverlapPolicy.ALLOW)
+    assert world.schedule(5 * HOUR).status is Status.SCHEDULED, "otherwise it raises `Overlap`"
+
 
 def test_the_answer_hides_a_session_that_the_caller_may_not_see(refusing: World) -> None:
-    refusing.schedule(5 * HOUR)
-    caller = OTHER_AGENT
+    hidden = refusing.schedule(5 * HOUR)
 
     with pytest.raises(Overlap) as refused:
-        refusing.run(lambda tx: refuse_overlap(tx, refusing.settings, caller, 7, tx.now + 5 * HOUR))
+        refusing.run(lambda tx: refuse_overlap(tx, refusing.settings, OTHER_AGENT, 7, tx.now + 5 * HOUR))
 
     assert refused.value.other_id is None
     assert "another session" in refused.value.description
+    assert hidden.id not in refused.value.description
 
 
 def test_of_two_bookings_in_one_transaction_the_second_is_refused(refusing: World) -> None:

@@ -251,9 +251,8 @@ def writing_functions() -> dict[Location, str]:
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for function, name in functions(tree, module):
             own = [argument.arg for argument in function.args.args if argument.arg != "self"][:1]
-            method_writes = "Transaction." in name and any(
-                f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
-            )
+            source = ast.unparse(function)
+            method_writes = "Transaction." in name and ("self.execute(" in source or "self.writes +=" in source)
             calls_command = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
                 ("command(", "commands.", "participants.", "series.")
             )

@@ -160,7 +160,7 @@ def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return "9000"
 
 
-def test_a_migration_that_waits_for_a_table_blocks_others_for_at_most_a_second(
+def test_while_a_migration_waits_for_a_table_others_can_write(
     pg_server: PostgresServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "PAUSE", 0.1)

@@ -21,11 +21,13 @@ class Queries:
         self.number += 1
         if self.number == 1:
             raise ValueError("a defect")
-        self.repeated.set()
+        if self.number == 3:
+            self.repeated.set()
         return []
 
 
 def test_a_defect_ends_neither_the_lease_nor_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first query fails. The second one is that of the connections again, and the third one that of the lease."""
     logged: list[str] = []
     monkeypatch.setattr(hub, "CHECK_INTERVAL", 0.0)
     monkeypatch.setattr(hub, "log", lambda name, **_fields: logged.append(name))

@@ -7,8 +7,6 @@ import pytest
 from tminus.service import http_parser
 from tminus.service.http_parser import Head, HeadTooLarge, Malformed, Parser
 
-REFUSED = "refused"
-
 
 class Requests:
     """Stores the requests that a parser finds."""
