@@ -65,6 +65,9 @@ class Malformed(Exception):
 class HeadTooLarge(Malformed):
     """The head has too many bytes, or too many fields."""
 
+    def __init__(self) -> None:
+        super().__init__(f"has a head of more than {HEAD_BYTES} bytes or {FIELDS} fields")
+
 
 @dataclass(slots=True)
 class Head:

@@ -253,6 +253,17 @@ def test_a_malformed_request_gets_a_400_of_the_api_and_its_address_is_logged(
     assert logged == [("127.0.0.1", "must have exactly one Host header")], "at most once a minute"
 
 
+def test_the_log_names_the_reason_if_a_head_is_too_large(
+    address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    REPEATED.clear()
+    with sent(address, HEALTH.replace(b"Host: a", b"Host: a" + b"\r\nX: 1" * 200)) as connection:
+        assert answer(connection).startswith(b"HTTP/1.1 431")
+    [line] = [line for line in log_lines() if line["event"] == "http.malformed"]
+    assert line["error"] == "has a head of more than 65536 bytes or 128 fields"
+    assert f"it {line['error']}, times: 1" in line["message"]
+
+
 def test_a_response_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
     async def streams(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
