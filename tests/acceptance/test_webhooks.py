@@ -157,6 +157,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     # The command, for people and programs.
     assert "desk answered 200" in daemon.command("webhooks", "ping", "desk").stdout
     assert "paused (operator)" in daemon.command("webhooks", "pause", "desk").stdout
+    assert "PAUSED (operator) by local;" in daemon.logged("webhook.paused", endpoint="desk", actor="local")["message"]
     daemon.delete(f"/supportsession/{session['id']}")
     listed = json.loads(daemon.command("webhooks", "list", "--json").stdout)["webhooks"]
     assert [(one["name"], one["state"], one["backlog"]) for one in listed] == [("desk", "paused", 1)]
@@ -166,6 +167,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     resumed = daemon.command("webhooks", "resume", "desk").stdout.strip()
     # The number is 0 if the event was delivered before the daemon counted.
     assert resumed in ("desk is resumed; 1 events are waiting", "desk is resumed; 0 events are waiting")
+    assert daemon.logged("webhook.resumed", endpoint="desk")["actor"] == "local"
     eventually(lambda: webhook(daemon)["backlog"] == 0)
     receiver.answers = [status(500)]
     failed = daemon.command("webhooks", "ping", "desk")

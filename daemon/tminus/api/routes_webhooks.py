@@ -32,6 +32,11 @@ def _operator(context: RequestContext, caller: Caller) -> Services:
     return context.services
 
 
+def _who(context: RequestContext, caller: Caller) -> dict[str, str | None]:
+    """Return the fields of a log line that say who did something."""
+    return {"actor": caller.actor, "remote_ip": context.remote_ip, "request_id": context.request_id}
+
+
 async def _webhook(services: Services, name: str) -> Answer:
     found = await services.query(lambda view: services.webhooks.endpoint_status(view, name))
     return Json(answers.webhook(found))
@@ -90,7 +95,7 @@ async def sample_webhook(context: RequestContext, caller: CurrentCaller, name: s
 @router.post("/webhooks/{name}/pause", summary="Pause deliveries", answers=schemas.Webhook, refusals=REFUSALS)
 async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
-    await services.webhooks.pause(name)
+    await services.webhooks.pause(name, **_who(context, caller))
     return await _webhook(services, name)
 
 
@@ -99,7 +104,7 @@ async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: st
 )
 async def resume_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
-    await services.webhooks.resume(name)
+    await services.webhooks.resume(name, **_who(context, caller))
     return await _webhook(services, name)
 
 

@@ -267,18 +267,21 @@ class Webhooks:
             raise UnknownWebhook(name)
         return await asyncio.wrap_future(self._call(entry.worker.sample(event)))
 
-    async def pause(self, name: str) -> None:
-        """Stop sending to an endpoint until it is resumed. Its events wait. Raises `UnknownWebhook`."""
+    async def pause(self, name: str, **by: str | None) -> None:
+        """Stop sending to an endpoint until it is resumed. Its events wait. Raises `UnknownWebhook`.
+
+        `by`: the fields of the log line that say who did it.
+        """
         self._named(name)
         if await self._store.transact(lambda tx: _pause(tx, name)):
-            log("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
+            log("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value, **by)
 
-    async def resume(self, name: str) -> None:
-        """Continue to send to an endpoint at its cursor, at once. Raises `UnknownWebhook`."""
+    async def resume(self, name: str, **by: str | None) -> None:
+        """Continue to send to an endpoint at its cursor, at once. Raises `UnknownWebhook`. `by`: as for `pause`."""
         self._named(name)
         healthy = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
         if await self._store.transact(lambda tx: _resume(tx, name, healthy)):
-            log("webhook.resumed", endpoint=name)
+            log("webhook.resumed", endpoint=name, **by)
         self._notifiers[name].notify()
 
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:

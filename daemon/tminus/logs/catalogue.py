@@ -315,11 +315,16 @@ LOG_LINES = {
     ),
     "webhook.paused": LineTemplate(
         "error",
-        "endpoint {endpoint} PAUSED ({pause_reason})[: {error}]; events wait until `tminus webhooks resume {endpoint}`"
+        "endpoint {endpoint} PAUSED ({pause_reason})[ by {actor}][: {error}]; "
+        "events wait until `tminus webhooks resume {endpoint}`"
         f"{_WAITING}",
-        ("endpoint", "pause_reason", "error", "attempts", "since", *_UNDELIVERED),
+        ("endpoint", "pause_reason", "actor", "error", "attempts", "since", "remote_ip", "request_id", *_UNDELIVERED),
     ),
-    "webhook.resumed": LineTemplate("info", "endpoint {endpoint} resumed where it was paused", ("endpoint",)),
+    "webhook.resumed": LineTemplate(
+        "info",
+        "endpoint {endpoint} resumed[ by {actor}] where it was paused",
+        ("endpoint", "actor", "remote_ip", "request_id"),
+    ),
     "webhook.replayed": LineTemplate("info", "replay {replay} to endpoint {endpoint} finished", ("endpoint", "replay")),
     "webhook.replay_ended": LineTemplate(
         "error", "replay {replay} to endpoint {endpoint} given up: {error}", ("endpoint", "replay", "error")
