@@ -104,7 +104,7 @@ def pause(connection: Connection, name: str, as_json: bool) -> None:
 def resume(connection: Connection, name: str, as_json: bool) -> None:
     """Resume deliveries at once, beginning with the events that waited, whatever paused the endpoint."""
     answer: schemas.Webhook = _call(connection, "POST", _path(name, "resume"))
-    _show(answer, as_json, f"{name} is resumed; {answer['backlog']} events are waiting")
+    _show(answer, as_json, f"{name} is resumed; events waiting: {answer['backlog']}")
 
 
 @click.command(cls=Command)
