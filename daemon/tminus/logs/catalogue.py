@@ -96,7 +96,9 @@ LOG_LINES = {
     ),
     "storage.unavailable": LineTemplate("error", "database not writable ({error}), retrying", ("error",)),
     "storage.recovered": LineTemplate(
-        "info", "database writable again after {away_s} s, {refused:request} refused meanwhile", ("away_s", "refused")
+        "info",
+        "database writable again since {since}, after {away_s} s, {refused:request} refused meanwhile",
+        ("since", "away_s", "refused"),
     ),
     "storage.blocked": LineTemplate(
         "warning",

@@ -1,7 +1,8 @@
 """Log when the database cannot be written, and when it can be written again.
 
-A nearly full disk still accepts a small write now and then. So the database is logged as writable only when all writes
-have succeeded for a while; otherwise each small write would be logged as the end of one outage before the next one.
+A full disk still accepts a write now and then: PostgreSQL often finds space in a page that it has. So the database is
+logged as writable only when all writes have succeeded for a while; otherwise each such write would be logged as the end
+of one outage before the next one.
 """
 
 import threading
@@ -13,7 +14,7 @@ from tminus import clock
 from tminus.domain import timestamps
 from tminus.logs.output import log
 
-STEADY = 2.0
+STEADY = 10.0
 """Seconds for which all writes must succeed before the outage is logged as over."""
 
 BLOCKED = 1.0
@@ -111,7 +112,9 @@ class Outages:
 
     def _recovered(self, down_since: float, works_since: float) -> None:
         refused = self._refused() - self._refused_before
-        log("storage.recovered", away_s=round(works_since - down_since), refused=refused)
+        since = clock.now() - timedelta(seconds=clock.monotonic() - works_since)
+        away_s = round(works_since - down_since)
+        log("storage.recovered", since=timestamps.text(since), away_s=away_s, refused=refused)
         self._down_since = self._works_since = None
 
     def _check_for_blocked_write(self, now: float) -> None:

@@ -5,8 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.support.clocks import NOW
 
 from tminus import clock
+from tminus.domain import timestamps
 from tminus.monitoring import outages
 from tminus.monitoring.outages import Outages
 
@@ -29,6 +31,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(clock, "monotonic", lambda: machine.now)
+    monkeypatch.setattr(clock, "now", lambda: NOW + timedelta(seconds=machine.now))
     return machine
 
 
@@ -42,18 +45,19 @@ def test_a_full_disk_that_takes_a_small_write_now_and_then_is_one_outage(
 ) -> None:
     for _ in range(10):
         watched.health("disk full")
-        machine.now += 0.1
+        machine.now += 0.125
         machine.refused += 3
         watched.health(None)
-        machine.now += 0.23
+        writable = timestamps.text(clock.now())
+        machine.now += 0.125
         watched.check()
     assert [line["event"] for line in log_lines()] == ["storage.unavailable"]
     machine.now += outages.STEADY
     watched.check()
     watched.check()
     [_, recovered] = log_lines()
-    assert (recovered["event"], recovered["away_s"], recovered["refused"]) == ("storage.recovered", 3, 30)
-    assert recovered["message"] == "database writable again after 3 s, 30 requests refused meanwhile"
+    assert (recovered["event"], recovered["away_s"], recovered["refused"]) == ("storage.recovered", 2, 30)
+    assert recovered["message"] == f"database writable again since {writable}, after 2 s, 30 requests refused meanwhile"
     assert watched.cause(timedelta(seconds=5)) == "database not writable"
     machine.now += 100
     assert watched.cause(timedelta(seconds=5)) is None
