@@ -173,7 +173,7 @@ def test_shutting_out_ends_everything_that_the_agent_has(desk: Daemon) -> None:
         stack.callback(joining.close)
         joining.send("join", name="Anna", role="host", key=key_of(person.session))
         assert (joining.wait_for_end(), joining.last["refcode"]) == (4403, 113403)
-    desk.logged("agent.shut_out", agent=ANNA, actor="agent:32593")
+    desk.logged("agent.shut_out", agent=ANNA, agent_name="Anna Agent", actor="agent:32593")
     desk.logged("auth.shut_out", agent=ANNA)
     assert "tminus_agents_shut_out 2.0" in desk.http.get(f"{desk.url}/metrics", headers={"Session-id": desk.token}).text
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
 
@@ -335,6 +336,14 @@ def test_a_body_that_is_too_large_is_413(daemon: Daemon) -> None:
     streamed = daemon.http.post(f"{daemon.url}/v3/supportsessions", content=chunks, headers=headers)
     refused(streamed, 413, 100413)
     assert daemon.make(metaData=big(16 * 1024 - 20))["metaData"]
+
+
+def test_the_log_names_the_route_of_a_request_that_is_refused_before_its_body_is_read(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon()  # a new one: only the first refusal of a minute has a line of its own
+    refused(daemon.post("/supportsessions", content=b" " * 70_000), 413, 100413)
+    assert daemon.logged("http.anonymous", code=413)["route"] == "/v3/supportsessions"
 
 
 def test_a_request_id_is_in_the_response_and_in_the_log(daemon: Daemon) -> None:

@@ -80,7 +80,8 @@ def test_without_free_file_descriptors_sessions_open_on_time_and_service_recover
     assert daemon.get("/me").status_code == 200
     [full] = daemon.log_lines("http.full")
     assert full["limit"] == FILES
-    assert full["connections"] == FILES - RESERVED
+    assert full["connections"] == full["busiest_connections"] == FILES - RESERVED
+    assert full["busiest"] == "127.0.0.1"
 
     # Use up the remaining file descriptors.
     def none_is_left() -> bool:

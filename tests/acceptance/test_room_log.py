@@ -82,6 +82,10 @@ def test_somebody_who_is_refused_is_found_by_ticket_and_name_with_the_reason(
         "WebSocket /v3/rooms/{session_id} of Mr Late at 10.1.0.3 closed with 4429 (The session has 2 participants, the "
     )
 
+    crowded = desk.make()["id"]
+    assert [desk.join(crowded).status_code for _ in range(3)] == [200, 200, 429]
+    desk.logged("http.request", refcode=102429, session_id=crowded)
+
     other = Desk(desk, people, 2)
     line = other.refused("10.1.0.4", name="Ben", role="host", key=key_of(at.session))
     assert other.matches(line, "Ben")

@@ -34,6 +34,11 @@ class Dispatcher:
         self._websockets = websockets
         self._missing_page = missing_page
 
+    def route_of(self, path: str) -> str | None:
+        """Return the template of a path; None for an unknown path."""
+        routes, _ = self._table.find(path)
+        return next((route.path for route in routes.values()), None)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.respond(context_of(scope), scope["path"], scope["method"])
         await response(scope, receive, send)

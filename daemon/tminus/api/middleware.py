@@ -132,6 +132,7 @@ class Middleware:
         if context.code:
             return  # the response has started and cannot be changed
         context.refuse(refusal)
+        context.route = self._dispatcher.route_of(context.scope["path"]) or context.route
         response = answer(refusal)
         if isinstance(refusal, errors.RequestTimeout):
             response.headers.append((b"connection", b"close"))  # the rest of the body may still arrive

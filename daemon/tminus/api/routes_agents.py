@@ -63,12 +63,12 @@ async def list_agents(
 )
 async def shut_out(context: RequestContext, caller: CurrentCaller, number: Number) -> Answer:
     services = _operator(context, caller)
-    await _find(services, number)
+    name = (await _find(services, number))["name"]
     ended = await services.transact(lambda tx: agents.shut_out(tx, number))
     if ended is not None:
         await services.known_agents.refresh()
         where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-        log("agent.shut_out", agent=number, actor=caller.actor, agent_sessions=ended, **where)
+        log("agent.shut_out", agent=number, agent_name=name, actor=caller.actor, agent_sessions=ended, **where)
     return Json(await _find(services, number))
 
 
@@ -80,11 +80,11 @@ async def shut_out(context: RequestContext, caller: CurrentCaller, number: Numbe
 )
 async def readmit(context: RequestContext, caller: CurrentCaller, number: Number) -> Answer:
     services = _operator(context, caller)
-    await _find(services, number)
+    name = (await _find(services, number))["name"]
     if await services.transact(lambda tx: agents.readmit(tx, number)):
         await services.known_agents.refresh()
         where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-        log("agent.readmitted", agent=number, actor=caller.actor, **where)
+        log("agent.readmitted", agent=number, agent_name=name, actor=caller.actor, **where)
     return Json(await _find(services, number))
 
 

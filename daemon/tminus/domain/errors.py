@@ -339,10 +339,12 @@ class TooManySessions(RequestError):
     @property
     def description(self) -> str:
         if self.wanted > self.limit:
-            return f"These are {self.wanted} sessions, and one agent may have at most {self.limit} open: send fewer"
+            most = f"at most {self.limit} open (limits.sessions_per_agent)"
+            return f"These are {self.wanted} sessions, and one agent may have {most}: send fewer"
+        most = "the maximum for one agent (limits.sessions_per_agent): close some first"
         if self.wanted > 1:
-            return f"You would have more than {self.limit} open sessions, the maximum for one agent: close some first"
-        return f"You have {self.limit} open sessions, the maximum for one agent: close some first"
+            return f"You would have more than {self.limit} open sessions, {most}"
+        return f"You have {self.limit} open sessions, {most}"
 
 
 class NoPinFree(RequestError):
@@ -401,7 +403,7 @@ class TooManyParticipants(RequestError):
     @property
     def description(self) -> str:
         if self.at_once:
-            return f"The session has {self.limit} participants, the maximum at once"
+            return f"The session has {self.limit} participants, the maximum at once (limits.participants_per_session)"
         return f"The session has had {self.limit} participants, the maximum for one session: create another session"
 
 
@@ -806,8 +808,9 @@ class TooManyMails(RequestError):
     def description(self) -> str:
         mails = f"This would cause {self.wanted} mail{'s' * (self.wanted != 1)}"
         if self.retry_after is None:
-            return f"{mails}, and the limit for one agent is {self.limit}: invite fewer people with one request"
-        left = f"{max(0, self.left)} left of {self.limit} for one agent"
+            limit = f"the limit for one agent is {self.limit} (limits.mails_per_agent)"
+            return f"{mails}, and {limit}: invite fewer people with one request"
+        left = f"{max(0, self.left)} left of {self.limit} for one agent (limits.mails_per_agent)"
         return f"{mails}, with {left}: try again in {ceil(self.retry_after)} s"
 
 

@@ -36,7 +36,8 @@ LOG_LINES = {
         "running, {requests:request} answered since the last heartbeat[; next deadline {next_due}]"
         "[, overdue by {overdue_s:second}]"
         "[; {undelivered_events:event} waiting for {undelivered}, the oldest since {oldest_undelivered}]"
-        "[; database not readable ({unreadable})][; database not writable ({unwritable})]",
+        "[; database not readable ({unreadable})][; database not writable ({unwritable})]"
+        "[; database damaged ({damaged})]",
         (
             "sessions",
             "next_due",
@@ -47,6 +48,7 @@ LOG_LINES = {
             *_UNDELIVERED,
             "unreadable",
             "unwritable",
+            "damaged",
         ),
     ),
     "daemon.frozen": LineTemplate(
@@ -124,7 +126,9 @@ LOG_LINES = {
     ),
     "clock.stepped": LineTemplate("warning", "wall clock stepped by {step_ms} ms, timers set again", ("step_ms",)),
     "clock.differs": LineTemplate(
-        "warning", "this machine's clock differs by {off_ms} ms from the database's clock, which is used", ("off_ms",)
+        "warning",
+        "this machine's clock is {off_ms} ms ahead of the database's clock, which is used (below 0: behind)",
+        ("off_ms",),
     ),
     "clock.agrees": LineTemplate("info", "this machine's clock agrees with the database's again"),
     "clock.failed": LineTemplate("error", "{job} failed ({error}), retrying", ("job", "error", "traceback")),
@@ -230,13 +234,13 @@ LOG_LINES = {
     ),
     "agent.shut_out": LineTemplate(
         "warning",
-        "agent {agent} shut out by {actor}, {agent_sessions:agent session} ended",
-        ("agent", "actor", "agent_sessions", "remote_ip", "request_id"),
+        "agent {agent} ({agent_name}) shut out by {actor}, {agent_sessions:agent session} ended",
+        ("agent", "agent_name", "actor", "agent_sessions", "remote_ip", "request_id"),
     ),
     "agent.readmitted": LineTemplate(
         "warning",
-        "agent {agent} readmitted by {actor}",
-        ("agent", "actor", "remote_ip", "request_id"),
+        "agent {agent} ({agent_name}) readmitted by {actor}",
+        ("agent", "agent_name", "actor", "remote_ip", "request_id"),
     ),
     "calendar.address_made": LineTemplate(
         "info",
@@ -413,15 +417,15 @@ LOG_LINES = {
     ),
     "http.full": LineTemplate(
         "error",
-        "{connections} connections open, no more allowed with {limit} open files (LimitNOFILE=)"
-        ", times: {count}[ since {since}]",
-        ("connections", "limit", *_COUNT),
+        "{connections} connections open, {busiest_connections} of them from {busiest}, no more allowed with {limit} "
+        "open files (LimitNOFILE=), times: {count}[ since {since}]",
+        ("connections", "busiest", "busiest_connections", "limit", *_COUNT),
     ),
     "http.refused": LineTemplate(
         "warning",
-        "connections refused with 503: {connections} open, none of them waiting for its client"
-        ", times: {count}[ since {since}]",
-        ("connections", *_COUNT),
+        "connections refused with 503: {connections} open, {busiest_connections} of them from {busiest}, none of them "
+        "waiting for its client, times: {count}[ since {since}]",
+        ("connections", "busiest", "busiest_connections", *_COUNT),
     ),
     "http.crowded": LineTemplate(
         "warning",

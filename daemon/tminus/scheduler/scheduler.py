@@ -354,4 +354,5 @@ class Scheduler:
             oldest_undelivered=oldest and timestamps.text(oldest),
             unreadable=unreadable,
             unwritable=self._store.failing,
+            damaged=self._store.damage,
         )

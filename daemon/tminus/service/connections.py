@@ -4,7 +4,7 @@ import math
 import resource
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from tminus import clock
 from tminus.domain.networks import client_network
@@ -59,6 +59,8 @@ class OpenConnections:
         self._held: dict[Member, None] = {}
         """Connections whose request waits for events, the longest first."""
         self._websockets: set[Member] = set()
+        self._busiest = ("", 0)
+        self._busiest_until = -math.inf
 
     def __len__(self) -> int:
         return len(self._open)
@@ -80,7 +82,7 @@ class OpenConnections:
             self._add(member)
             return True
         if evicted is None:
-            REPEATED.log("http.refused", "", connections=len(self))
+            REPEATED.log("http.refused", "", connections=len(self), **self._most_from())
             return False
         self.remove(evicted)
         evicted.evict()
@@ -143,9 +145,18 @@ class OpenConnections:
         """Return whether the limit of connections or of file descriptors is reached."""
         count = len(self._open)
         if count >= (files := self._allowed_by_files()):
-            REPEATED.log("http.full", "", connections=count, limit=int(files) + RESERVED_FILES)
+            REPEATED.log("http.full", "", connections=count, limit=int(files) + RESERVED_FILES, **self._most_from())
             return True
         return self._most is not None and count >= self._most
+
+    def _most_from(self) -> dict[str, Any]:
+        """Return the address with the most connections, and their number, for the log. They are a second old at most,
+        since new connections may arrive faster than the addresses can be compared.
+        """
+        if (now := clock.monotonic()) >= self._busiest_until and self._by_address:
+            address = max(self._by_address, key=lambda one: len(self._by_address[one]))
+            self._busiest, self._busiest_until = (address, len(self._by_address[address])), now + 1
+        return dict(zip(("busiest", "busiest_connections"), self._busiest, strict=True))
 
     def _allowed_by_files(self) -> float:
         """Return how many connections the limit of file descriptors allows."""

@@ -247,6 +247,15 @@ def test_the_heartbeat_is_logged_with_the_reason_while_the_database_cannot_be_re
     assert "unwritable" not in heartbeat
 
 
+def test_the_heartbeat_contains_the_damage_of_the_database(
+    parts: Parts, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts.scheduler._store, "damage", "database disk image is malformed")
+    parts.scheduler._heartbeat()
+    [heartbeat] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert heartbeat["message"].endswith("; database damaged (database disk image is malformed)")
+
+
 def test_the_heartbeat_contains_why_the_database_cannot_be_written(
     parts: Parts, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

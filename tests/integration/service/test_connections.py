@@ -424,6 +424,7 @@ def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
     assert json.loads(body)["refcode"] == 105503
     [line] = [line for line in log_lines() if line["event"] == "http.refused"]  # one line for all refusals
     assert (line["level"], line["connections"]) == ("warning", MAX_CONNECTIONS)
+    assert (line["busiest"], line["busiest_connections"]) == ("127.0.0.1", MAX_CONNECTIONS)
 
 
 def test_a_server_stopped_before_its_start_accepts_no_connection() -> None:
