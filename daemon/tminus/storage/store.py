@@ -90,7 +90,8 @@ class Store:
         self._url = url
         self._observer = observer
         self._file = file = sqlite_file(url)
-        if file is not None and (left_out := wal.damage(file)) is not None:
+        left_out = None if file is None else wal.damage(file)
+        if left_out is not None:
             observer.damaged(left_out)
         if file is not None:
             _check_schema(file)
@@ -102,6 +103,9 @@ class Store:
         self._watch.start()
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, observer.waiting)
+            if left_out is not None:
+                with self._writing.begin() as connection:
+                    wal.skip_lost_numbers(connection)
             self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
         except BaseException as error:
             self._dispose()  # the watchdog's thread must not stay, not even after Ctrl-C

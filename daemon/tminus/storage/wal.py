@@ -15,6 +15,8 @@ from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from tminus.storage.engine import open_read_only
 
 _HEADER, _FRAME = 32, 24
@@ -24,6 +26,9 @@ _INDEX = struct.Struct("=16xI12x8s")
 """The beginning of the -shm file: the number of the last frame that SQLite uses, and the salts of valid frames. A frame
 with other salts is left from an earlier use of the file.
 """
+
+SKIPPED = 10_000_000
+"""More than the number of events that a -wal file can have."""
 
 _ORDER = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}
 """The first bytes of the file -> the byte order of its checksums."""
@@ -55,6 +60,20 @@ def damage(database: Path) -> str | None:
                 f"at least {len(left_out)}"
             )
     return None
+
+
+def skip_lost_numbers(connection: Connection) -> None:
+    """Skip the numbers of events that SQLite has dropped.
+
+    Otherwise new events would get the same numbers. Receivers that have got the dropped ones would ignore them, and
+    readers of the feed would not ask for them.
+    """
+    run = connection.exec_driver_sql
+    run(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', 0 WHERE NOT EXISTS "
+        "(SELECT 1 FROM sqlite_sequence WHERE name = 'event')"
+    )
+    run("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'event'", (SKIPPED,))
 
 
 def _flushed(file: int, size: int, used: int) -> tuple[bytes, list[int]]:
