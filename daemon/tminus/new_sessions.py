@@ -290,6 +290,12 @@ Horizon = Annotated[
 ]
 
 
+# Unknown members of a session are accepted, but not stored: nothing limits their size.
+_STORED: Any = dict.fromkeys(SeriesSession.model_fields, True) | {
+    "invitees": {"__all__": dict.fromkeys(NewInvitee.model_fields, True)}
+}
+
+
 def _check_rule(text: Any) -> str:
     return parse_rule(text).text
 
@@ -313,7 +319,7 @@ class NewSeries(Request):
 
     def create_series(self) -> CreateSeries:
         """Return the command that creates this series."""
-        sent = self.session.model_dump(mode="json", exclude_unset=True)
+        sent = self.session.model_dump(mode="json", exclude_unset=True, include=_STORED)
         return CreateSeries(self._recurrence(), self.horizon, self.session.create_session(), sent)
 
     def _recurrence(self) -> Recurrence:

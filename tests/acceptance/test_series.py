@@ -165,6 +165,45 @@ def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path)
     assert "rrule must have one of FREQ=" in run("create", *when, *what, "--rrule", "FREQ=HOURLY", code=1)["error"]
 
 
+def test_a_stale_version_changes_and_ends_no_series(daemon: Daemon) -> None:
+    body = {"rrule": "FREQ=DAILY", "dtstart": "2030-01-01T09:00", "timezone": "UTC"}
+    body |= {"session": {"type": "live", "label": "First"}}  # type: ignore[dict-item]
+    series = call(daemon, "POST", "/series", body)
+    path, stale = f"/series/{series['id']}", {"If-Match": '"1"'}
+    body["session"] = {"type": "live", "label": "Second"}  # type: ignore[assignment]
+    assert call(daemon, "PUT", path, body, headers=stale)["version"] == 2
+    body["session"] = {"type": "live", "label": "Third"}  # type: ignore[assignment]
+    for method in ("PUT", "DELETE"):
+        refused = daemon.call(method, path, body, by="anna", headers=stale)
+        assert (refused.status_code, refused.json()["refcode"]) == (412, 119412)
+    assert call(daemon, "GET", path)["session"]["label"] == "Second"
+    for _ in range(2):
+        assert call(daemon, "DELETE", path, headers={"If-Match": '"2"'})["endedAt"], "a repeated request succeeds"
+
+
+def test_series_keep_no_unknown_members_and_a_page_of_them_has_at_most_two_mebibytes(daemon: Daemon) -> None:
+    invitees = [{"email": f"p{number}@example.com", "name": "N" * 200, "x": "y" * 200} for number in range(100)]
+    session = {"type": "live", "label": "Large", "metaData": {"a": "x" * 16_000}, "invitees": invitees, "x": "y" * 2000}
+    body = {"dtstart": "2030-01-01T09:00", "timezone": "UTC", "session": session}
+    made = [call(daemon, "POST", "/series", body)["id"] for _ in range(60)]
+    listed: list[JSON] = []
+    pages, after = 0, ""
+    while True:
+        answer = daemon.get(f"/series?limit=1000&after={after}", by="anna")
+        assert len(answer.content) < 2.2 * 2**20
+        page = answer.json()
+        pages, listed = pages + 1, listed + page["series"]
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert pages > 1
+    large = [one for one in listed if one["id"] in made]
+    assert len(large) == 60
+    assert all("x" not in one["session"] for one in large)
+    assert all(set(invitee) == {"email", "name"} for one in large for invitee in one["session"]["invitees"])
+    assert large[0]["session"]["metaData"] == session["metaData"]
+
+
 # --- the configuration ------------------------------------------------------------------------------------------------
 
 

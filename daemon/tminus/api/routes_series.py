@@ -7,9 +7,10 @@ from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
+from tminus.api.conditions import versions
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import IdempotencyKey, Limit, NewSeries
+from tminus.api.requests import IdempotencyKey, IfMatchHeader, Limit, NewSeries
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.domain import timestamps
@@ -20,6 +21,7 @@ from tminus.domain.errors import (  # fmt: skip
     NoPinFree,
     SeriesConfigured,
     SeriesEnded,
+    StaleSeries,
     TooManyMails,
     TooManySeries,
     TooManySessions,
@@ -89,8 +91,8 @@ async def list_series(
 ) -> Answer:
     require(scope == "mine" or caller.has(Role.SUPERVISOR), "the role supervisor")
     agent_id = caller.agent_id if scope == "mine" else None
-    found = await context.services.query(lambda view: stored.listed(view, agent_id, after, limit))
-    following = found[-1].id if len(found) == limit else None
+    found, more = await context.services.query(lambda view: stored.listed(view, agent_id, after, limit))
+    following = found[-1].id if more else None
     return Json({"series": [_shown(one) for one in found], "next": following})
 
 
@@ -114,6 +116,7 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
         UnknownSeries,
         SeriesConfigured,
         SeriesEnded,
+        StaleSeries,
         BadStartTime,
         WrongStatus,
         TooManySeries,
@@ -124,11 +127,16 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
     ),
 )
 async def change_series(
-    context: RequestContext, caller: CurrentCaller, series_id: str, body: NewSeries, fromHere: FromHere = None
+    context: RequestContext,
+    caller: CurrentCaller,
+    series_id: str,
+    body: NewSeries,
+    fromHere: FromHere = None,
+    if_match: IfMatchHeader = None,
 ) -> Answer:
-    services, request = context.services, body.create_series()
+    services, request, seen = context.services, body.create_series(), versions(if_match)
     done = await services.transact(
-        lambda tx: series.change(tx, services.settings, caller, series_id, request, fromHere)
+        lambda tx: series.change(tx, services.settings, caller, series_id, request, fromHere, seen)
     )
     return await _answer(context, done.series)
 
@@ -137,13 +145,17 @@ async def change_series(
     "/series/{series_id}",
     summary="End a series, and cancel its sessions, from now on or from a local time on",
     answers=schemas.Series,
-    refusals=refusals(Forbidden, UnknownSeries, SeriesConfigured),
+    refusals=refusals(Forbidden, UnknownSeries, SeriesConfigured, StaleSeries),
 )
 async def end_series(
-    context: RequestContext, caller: CurrentCaller, series_id: str, fromHere: FromHere = None
+    context: RequestContext,
+    caller: CurrentCaller,
+    series_id: str,
+    fromHere: FromHere = None,
+    if_match: IfMatchHeader = None,
 ) -> Answer:
-    services = context.services
-    ended = await services.transact(lambda tx: series.end(tx, services.settings, caller, series_id, fromHere))
+    services, seen = context.services, versions(if_match)
+    ended = await services.transact(lambda tx: series.end(tx, services.settings, caller, series_id, fromHere, seen))
     return await _answer(context, ended)
 
 

@@ -46,6 +46,7 @@
     │   ├── SeriesConfigured     x403  series
     │   ├── UnknownSeries        x404
     │   ├── SeriesEnded          x409
+    │   ├── StaleSeries          x412
     │   ├── TooManySeries        x429
     │   ├── TooManyMails         x429  mail
     │   ├── UnknownCalendar      x404  calendars
@@ -757,6 +758,18 @@ class SeriesEnded(RequestError):
     @property
     def description(self) -> str:
         return "The series has ended: create another one"
+
+
+@dataclass(eq=False)
+class StaleSeries(RequestError):
+    """The series has changed since the version that `If-Match` names."""
+
+    refcode = 119412
+    version: int
+
+    @property
+    def description(self) -> str:
+        return f'The series is at version "{self.version}" now, which If-Match does not name: get the series again'
 
 
 @dataclass(eq=False)

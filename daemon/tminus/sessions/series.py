@@ -25,6 +25,7 @@ from tminus.domain.errors import (
     RequestError,
     SeriesConfigured,
     SeriesEnded,
+    StaleSeries,
     TooManySeries,
     UnknownSeries,
 )
@@ -245,14 +246,15 @@ def change(
     series_id: str,
     request: CreateSeries,
     from_here: datetime | None = None,
+    if_match: commands.IfMatch = None,
 ) -> ChangeResult:
     """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it.
 
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
     whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
 
-    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, `TooManySeries`, and what `commands.create`
-    raises.
+    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, `StaleSeries`, `TooManySeries`, and what
+    `commands.create` raises.
     """
     series = load(tx, caller, series_id, changes=True)
     if series.ended_at is not None:
@@ -260,7 +262,7 @@ def change(
     if series.entry is not None:
         raise SeriesConfigured(series.entry)
     owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series) or caller
-    return _change(tx, settings, _Acting(caller, owner), series, request, from_here)
+    return _change(tx, settings, _Acting(caller, owner), series, request, from_here, if_match)
 
 
 def _change(
@@ -270,6 +272,7 @@ def _change(
     series: Series,
     request: CreateSeries,
     from_here: datetime | None = None,
+    if_match: commands.IfMatch = None,
 ) -> ChangeResult:
     _check_start(request, tx.now)
     ends = orjson.loads(series.definition)["ends"]
@@ -280,6 +283,7 @@ def _change(
         if follower is None or follower.definition != _definition(request):
             raise SeriesEnded
         return ChangeResult(follower, replayed=True)
+    _check_version(series, if_match)
     if from_here is None:
         is_same = series.template == _template(request.session)
         series.definition, series.template = _definition(request, ends), _template(request.session)
@@ -300,18 +304,31 @@ def _change(
     return ChangeResult(changed)
 
 
-def end(
-    tx: Transaction, settings: Settings, caller: Caller, series_id: str, from_here: datetime | None = None
-) -> Series:
-    """End a series now, or at a local time, and cancel its sessions from then on. For an ended one nothing changes.
+def _check_version(series: Series, if_match: commands.IfMatch) -> None:
+    """Raise `StaleSeries` if the caller expects other versions of a series."""
+    if if_match is not None and series.version not in if_match:
+        raise StaleSeries(series.version)
 
-    Raises `UnknownSeries`, `Forbidden`, `SeriesConfigured`.
+
+def end(
+    tx: Transaction,
+    settings: Settings,
+    caller: Caller,
+    series_id: str,
+    from_here: datetime | None = None,
+    if_match: commands.IfMatch = None,
+) -> Series:
+    """End a series now, or at a local time, and cancel its sessions from then on. For an ended one nothing changes, and
+    `if_match` is not compared: the caller may repeat a request whose response was lost.
+
+    Raises `UnknownSeries`, `Forbidden`, `SeriesConfigured`, `StaleSeries`.
     """
     series = load(tx, caller, series_id)
     if series.ended_at is not None:
         return series
     if series.entry is not None:
         raise SeriesConfigured(series.entry)
+    _check_version(series, if_match)
     return _end(tx, settings, caller, series, from_here)
 
 

@@ -10,7 +10,7 @@ from tminus.domain.model import Occurrence, Series
 from tminus.domain.types import Status
 from tminus.storage.tables import OCCURRENCES, SERIES, SESSIONS
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import View
+from tminus.storage.view import PAGE_BYTES, View
 
 _R, _O, _S = SERIES.c, OCCURRENCES.c, SESSIONS.c
 
@@ -102,11 +102,19 @@ def find_follower(view: View, agent_id: int, series_id: str) -> Series | None:
     return view.one(Series, _FOLLOWER, agent_id=agent_id, id=series_id)
 
 
-def listed(view: View, agent_id: int | None, after: str, limit: int) -> list[Series]:
-    """Return series in the order of their ids, of one agent or of all."""
-    if agent_id is None:
-        return view.all(Series, _PAGE, after=after, limit=limit)
-    return view.all(Series, _PAGE_OF, agent_id=agent_id, after=after, limit=limit)
+def listed(
+    view: View, agent_id: int | None, after: str, limit: int, max_bytes: int = PAGE_BYTES
+) -> tuple[list[Series], bool]:
+    """Return one page of series with at most `max_bytes`, of one agent or of all, in the order of their ids.
+
+    Also returns whether there may be more.
+    """
+    statement, values = _PAGE, {"after": after, "limit": limit}
+    if agent_id is not None:
+        statement, values = _PAGE_OF, values | {"agent_id": agent_id}
+    rows, more = view.rows_within(statement, values, limit, max_bytes)
+    found = [Series.model_validate(dict(zip(SERIES.c.keys(), row, strict=True))) for row in rows]
+    return found, more or len(rows) == limit
 
 
 def count(view: View, agent_id: int, most: int) -> int:

@@ -62,7 +62,7 @@ class Configured:
         self.world.advance()
 
     def all(self) -> list[Series]:
-        return self.world.store.read(lambda view: stored.listed(view, None, "", 100))
+        return self.world.store.read(lambda view: stored.listed(view, None, "", 100))[0]
 
     def sessions(self, name: str = "daily") -> list[Session]:
         found = [one for one in self.world.all_sessions().values() if one.label == name]

@@ -28,6 +28,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.UnknownSession("xoKwKRBrbwRF"), "Session not found xoKwKRBrbwRF"),
     (errors.WrongStatus("reschedule", "new"), "Cannot reschedule while the session's status is new"),
     (errors.StaleVersion(4), 'at version "4" now'),
+    (errors.StaleSeries(4), 'at version "4" now'),
     (errors.TooManySessions(3), "3 open sessions"),
     (errors.NoPinFree(), "PIN"),
     (errors.TooManySessions(3, wanted=4), "4 sessions, and one agent may have at most 3 open (limits."),
