@@ -528,6 +528,31 @@ def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -
     assert peaks[1] - peaks[0] < 80, f"peaks in MiB: {peaks}; the caches of the database have a limit"
 
 
+def test_memory_does_not_grow_with_the_texts_of_the_sessions_that_a_batch_closes(start_daemon: StartDaemon) -> None:
+    """An answer that is too large to be held is sent in parts."""
+    daemon = start_daemon()
+    number, note = 2700, "x" * 16_000
+    line = json.dumps(new(0, metaData={"note": note})).encode() + b"\n"
+    for _ in range(3):  # a request may have 16 MiB
+        made = daemon.post(BATCH, content=number // 3 * line, headers={"Content-Type": "application/x-ndjson"})
+        assert made.status_code == 200
+    assert daemon.process is not None
+    process = Path(f"/proc/{daemon.process.pid}")
+
+    def peak() -> float:
+        return int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+    (process / "clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
+    closed = daemon.post(f"{BATCH}/close", {"filter": {"status": ["scheduled"]}})
+
+    assert len(closed.content) > number * len(note)
+    assert {(one["status"], one["metaData"]["note"]) for one in closed.json()["sessions"]} == {("closed", note)}
+    assert len(closed.json()["sessions"]) == number
+    assert closed.headers["content-type"] == "application/json"
+    assert peak() - before < 120, "the texts have 43 MB; the caches of the database have a limit"
+
+
 def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(daemon: Daemon) -> None:
     before = labels(daemon, "ben")
     body = json.dumps({"sessions": [new(number) for number in range(300)]}).encode()

@@ -30,6 +30,9 @@ T = TypeVar("T")
 _STARTED = 2
 """Number of parts that wait for the writer or are being executed, so that the writer need not wait for the next one."""
 
+HELD_BYTES = 16 * 1024 * 1024
+"""Bytes of an answer in JSON that are held in memory. A larger one is sent in parts when the batch is done."""
+
 _ATTEMPTS = 3
 """How often sessions are read before the transaction that changes them. If they have changed each time in between, the
 transaction itself reads them.
@@ -113,42 +116,84 @@ def wants_ndjson(context: RequestContext) -> bool:
 async def answer(context: RequestContext, caller: Caller, decided: Decided, headers: Headers | None) -> Answer:
     """Execute what is left of a batch; return the response with its sessions as they are now.
 
-    In JSON, one part is read while the next one is executed. In NDJSON, the parts are read as they are sent.
+    In JSON, one part is read while the next one is executed. In NDJSON, and in JSON with more than `HELD_BYTES`, the
+    parts are read as they are sent.
     """
+    reader = _Reader(context, caller)
+    executed = _execute_parts(context, caller, decided)
+    if wants_ndjson(context):
+        session_ids = [one async for part in executed for one in part.session_ids]
+        return _stream(reader.ndjson(session_ids), "application/x-ndjson", headers)
+    session_ids, lines = await reader.read_while_executing(executed)
+    if lines is None:
+        return _stream(reader.json(session_ids), "application/json", headers)
+    return Json(b'{"sessions":[%b]}' % b",".join(lines), headers=headers)
 
-    def lines(some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:
-        now = clock.now()
-        return [orjson.dumps(answers.session(sessions[one], caller, now)) for one in some if one in sessions]
 
-    async def read(part: _Part) -> list[bytes]:
+def _stream(content: AsyncIterator[bytes], media_type: str, headers: Headers | None) -> Answer:
+    response = StreamingResponse(content, media_type=media_type)
+    response.raw_headers += headers or []
+    return response
+
+
+class _Reader:
+    """Reads the sessions of a batch for its response, each as JSON."""
+
+    def __init__(self, context: RequestContext, caller: Caller) -> None:
+        self._services = context.services
+        self._caller = caller
+
+    async def read(self, part: _Part) -> list[bytes]:
+        """Return the sessions of a part that exist."""
         some, created = part
         if all(one in created for one in some):
-            return await context.services.prepare(lambda: lines(some, {one: session(created[one]) for one in some}))
-        return await context.services.query(lambda view: lines(some, view.sessions_with(some)))
+            made = {one: created[one] for one in some}
+            return await self._services.prepare(
+                lambda: self._lines(some, {one: session(row) for one, row in made.items()})
+            )
+        return await self._services.query(lambda view: self._lines(some, view.sessions_with(some)))
 
-    async def ndjson(session_ids: Sequence[str]) -> AsyncIterator[bytes]:
+    def _lines(self, some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:
+        now = clock.now()
+        return [orjson.dumps(answers.session(sessions[one], self._caller, now)) for one in some if one in sessions]
+
+    async def ndjson(self, session_ids: Sequence[str]) -> AsyncIterator[bytes]:
+        """Yield the response in NDJSON."""
         for some in parts(session_ids):
-            yield b"".join(line + b"\n" for line in await read(_Part(some)))
+            yield b"".join(line + b"\n" for line in await self.read(_Part(some)))
 
-    if wants_ndjson(context):
-        session_ids = [one async for part in _execute_parts(context, caller, decided) for one in part.session_ids]
-        response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
-        response.raw_headers += headers or []
-        return response
-    shown: list[bytes] = []
-    reading: asyncio.Task[list[bytes]] | None = None
-    try:
-        async for part in _execute_parts(context, caller, decided):
-            shown += [] if reading is None else await reading
-            reading = asyncio.create_task(read(part))
-        shown += [] if reading is None else await reading
-    finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.wait([reading])
-            if not reading.cancelled():
-                reading.exception()  # asyncio would log an error that nobody reads; another one is raised already
-    return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
+    async def json(self, session_ids: Sequence[str]) -> AsyncIterator[bytes]:
+        """Yield the response in JSON."""
+        yield b'{"sessions":['
+        separator = b""
+        for some in parts(session_ids):
+            if lines := await self.read(_Part(some)):
+                yield separator + b",".join(lines)
+                separator = b","
+        yield b"]}"
+
+    async def read_while_executing(self, executed: AsyncIterator[_Part]) -> tuple[list[str], list[bytes] | None]:
+        """Return the ids of the sessions of all parts, and the sessions; None if they have more than `HELD_BYTES`."""
+        session_ids, lines, held = list[str](), list[bytes](), 0
+        reading: asyncio.Task[list[bytes]] | None = None
+        try:
+            async for part in executed:
+                session_ids += part.session_ids
+                if reading is not None:
+                    lines += (more := await reading)
+                    held, reading = held + sum(map(len, more)), None
+                if held <= HELD_BYTES:
+                    reading = asyncio.create_task(self.read(part))
+                else:
+                    lines.clear()
+            lines += [] if reading is None else await reading
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
+                if not reading.cancelled():
+                    reading.exception()  # asyncio would log an error that nobody reads; another one is raised already
+        return session_ids, lines if held <= HELD_BYTES else None
 
 
 async def answer_planned(context: RequestContext, planned: Sequence[commands.Plan]) -> Answer:

@@ -378,6 +378,9 @@ class _Found(NamedTuple):
     """A session of a batch, and the field that names it."""
 
     session: Session
+    """Without its long texts, as `_read` returns it."""
+    mails: int
+    """Number of mails that a move of the session causes."""
     target: Target
     field: str
 
@@ -386,6 +389,9 @@ class Move(NamedTuple):
     """A session of a batch with its new start, and the field that names it."""
 
     session: Session
+    """Without its long texts, as `_read` returns it."""
+    mails: int
+    """Number of mails that the move causes."""
     start: datetime
     field: str
 
@@ -448,7 +454,7 @@ def plan_reschedule(view: View, settings: Settings, caller: Caller, targets: Tar
     plans = []
     moves = find_moves(view, settings, caller, targets, now)
     refuse_mails(view, settings, _mails_of(moves), now)
-    for session, start, _ in moves:
+    for session, _, start, _ in moves:
         at = opens_at(start, timeouts)
         waits = start == session.start_time or at > now
         status = Status.SCHEDULED if waits else Status.NEW
@@ -501,13 +507,13 @@ def find_moves(view: View, settings: Settings, caller: Caller, targets: Targets,
     found, conflicts = _found(view, caller, targets, Role.GROUP_ADMIN, (Status.SCHEDULED,))
     refused: list[FieldError] = []
     moves = []
-    for session, target, field in found:
+    for session, mails, target, field in found:
         try:
             transition_for(Trigger.RESCHEDULE, session.status)
             start = target.start or _moved(session, targets.by)
             if start != session.start_time:
                 commands.check_start(start, now, settings)
-            moves.append(Move(session, start, field))
+            moves.append(Move(session, mails, start, field))
         except WrongStatus as error:
             conflicts.append(FieldError(field, f"{session.id}: {error.description}"))
         except BadStartTime as error:
@@ -525,9 +531,9 @@ def find_moves(view: View, settings: Settings, caller: Caller, targets: Targets,
 
 def _mails_of(moves: Sequence[Move]) -> Iterator[tuple[int, int]]:
     """Return how many mails the moves cause, and of which agents."""
-    for session, start, _ in moves:
+    for session, mails, start, _ in moves:
         if start != session.start_time:
-            yield session.agent_id, mails_of(session.invitees, session.reminders)
+            yield session.agent_id, mails
 
 
 def _overlapping_moves(view: View, settings: Settings, moves: Sequence["Move"]) -> list[FieldError]:
@@ -577,14 +583,15 @@ def _found(
         ids = view.matching(replace(wanted, statuses=some, limit=MAX_SESSIONS + 1)) if some else []
         if len(ids) > MAX_SESSIONS:
             raise BatchRefused([FieldError("filter", f"matches more than {MAX_SESSIONS} sessions: add conditions")])
-        by_id = view.sessions_with(ids)
-        return [_Found(by_id[one], Target(one), f"filter.{number}") for number, one in enumerate(ids)], []
-    sessions = view.sessions_with([target.session_id for target in targets.listed])
+        by_id = _read(view, ids)
+        return [_Found(*by_id[one], Target(one), f"filter.{number}") for number, one in enumerate(ids)], []
+    sessions = _read(view, [target.session_id for target in targets.listed])
     found: list[_Found] = []
     errors: list[FieldError] = []
     places: dict[str, str] = {}
     for number, target in enumerate(targets.listed):
-        field, session = f"{targets.name}.{number}", sessions.get(target.session_id)
+        field = f"{targets.name}.{number}"
+        session, mails = sessions.get(target.session_id, (None, 0))
         if session is None:
             errors.append(FieldError(field, UnknownSession(target.session_id).description))
         elif target.session_id in places:
@@ -594,9 +601,23 @@ def _found(
         elif target.version is not None and session.version != target.version:
             errors.append(FieldError(field, f"{session.id} is at version {session.version} now"))
         else:
-            found.append(_Found(session, target, field))
+            found.append(_Found(session, mails, target, field))
         places.setdefault(target.session_id, field)
     return found, errors
+
+
+def _read(view: View, session_ids: Sequence[str]) -> dict[str, tuple[Session, int]]:
+    """Return those of these sessions that exist, by id, each with the number of mails that a move of it causes.
+
+    They are read in parts, and without their long texts: those of 10,000 sessions can have 700 MB.
+    """
+    found = {}
+    for first in range(0, len(session_ids), PART):
+        for session in view.sessions_with(session_ids[first : first + PART]).values():
+            mails = mails_of(session.invitees, session.reminders)
+            session.parent_object = session.meta_data = session.invitees = None
+            found[session.id] = session, mails
+    return found
 
 
 # --- deciding and doing -----------------------------------------------------------------------------------------------
