@@ -14,6 +14,7 @@ from tminus.api.request_context import RequestContext
 from tminus.domain.errors import ChallengeNeeded, TooManyGuesses, UnknownSession
 from tminus.domain.ids import PINS
 from tminus.domain.model import ChallengeUse, Session
+from tminus.logs.event_fields import session_fields
 from tminus.logs.repeated import REPEATED
 from tminus.sessions import queries
 from tminus.storage import Transaction
@@ -130,7 +131,7 @@ def _found(context: RequestContext, session: Session) -> Session:
             address,
             session.id,
             session_id=session.id,
-            label=session.label,
+            **session_fields(session),
             wrong=wrong,
             remote_ip=address,
             request_id=context.request_id,

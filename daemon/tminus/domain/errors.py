@@ -250,7 +250,7 @@ class HeadTooLarge(RequestError):
 
 @dataclass(eq=False)
 class InternalError(RequestError):
-    """A defect in tminus; the log has the details, under the request id."""
+    """An internal error; the log has the details, under the request id."""
 
     refcode = 100500
     request_id: str

@@ -9,10 +9,11 @@ from tminus.logs.templates import LineTemplate
 _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
-_MAIL = ("session_id", "label", "invitee", "seq")
+_SESSION = ("session_id", "label", "external_key", "record_name")
+_MAIL = (*_SESSION, "invitee", "seq")
 _CALLER_COUNT = ("network", "request_id", "count", "since", "last")
 _COUNT = ("count", "since", "last")
-_VISIT = ("session_id", "label", "external_key", "record_name", "participant_name")
+_VISIT = (*_SESSION, "participant_name")
 
 LOG_LINES = {
     "daemon.crashed": LineTemplate(
@@ -210,7 +211,7 @@ LOG_LINES = {
         "info",
         "session {session_id} found by its PIN from {remote_ip} after {wrong:unknown PIN}, times: {count}"
         "[ since {since}]",
-        ("session_id", "label", "wrong", "remote_ip", *_CALLER_COUNT),
+        (*_SESSION, "wrong", "remote_ip", *_CALLER_COUNT),
     ),
     "pin.limited": LineTemplate(
         "warning",

@@ -187,8 +187,10 @@ class EventLog:
             try:
                 self._write_lines(page, outcome.put)
             except Exception:
-                logging.getLogger(__name__).exception("Events from %d on could not be logged", page[0].event.seq)
-                return True  # a defect must not prevent all later events from being logged
+                if len(page) > 1:  # log each event by itself, so that only those with the error are missing
+                    return all(self._log([one]) for one in page)
+                logging.getLogger(__name__).exception("Event %d could not be logged", page[0].event.seq)
+                return True
             while (written := self._wait_for(outcome)) is None:
                 if clock.monotonic() >= self._until + STOP_SECONDS:
                     return False

@@ -343,6 +343,7 @@ class Daemon:
             try:
                 await asyncio.to_thread(self._reloader.reload)
             except Exception as error:
+                self.services.metrics.config_rejected.set(1)
                 log("config.failed", **error_fields(error))
             finally:
                 self._systemd.reloaded()

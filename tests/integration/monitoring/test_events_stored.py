@@ -332,26 +332,24 @@ def test_events_that_retention_removed_are_not_logged(world: World) -> None:
     assert [one.event.session_id for one in logged] == [kept.id]
 
 
-def test_a_defect_in_one_page_does_not_prevent_the_next_from_being_logged(
-    world: World, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+def test_an_event_that_cannot_be_logged_is_the_only_one_that_is_missing(
+    world: World, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    monkeypatch.setattr(event_log, "PAGE", 1)
-    calls: list[str] = []
+    logged: list[str] = []
 
     def write_lines(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
-        if not calls:
-            calls.append("a defect")
+        ids = [one.event.session_id for one in page]
+        if second.id in ids:
             raise ZeroDivisionError
-        calls.append(page[0].event.session_id)
+        logged.extend(ids)
         done(True)
 
     log = EventLog(world.store, write_lines)
-    world.create()
-    second = world.create()
+    first, second, third = world.create(), world.create(), world.create()
     log.start()
-    eventually(lambda: len(calls) == 2)
+    eventually(lambda: len(logged) == 2)
     log.stop()
-    assert calls == ["a defect", second.id]
+    assert logged == [first.id, third.id]
     assert ["ZeroDivisionError" in line["error"] for line in log_lines()] == [True]
 
 

@@ -28,6 +28,7 @@ from tminus.domain import ids
 from tminus.domain.errors import RequestError
 from tminus.domain.model import Delivery, Event, Replay, Session
 from tminus.domain.types import DeliveryKind, EventType, MailState
+from tminus.logs.event_fields import session_fields
 from tminus.logs.output import log
 from tminus.storage import EventFilter, Page, Store, Transaction, View, mails, outbox
 
@@ -349,11 +350,10 @@ class MailSender:
 def _log(state: MailState, session: Session, invitee: int, seq: int, answer: Answer) -> None:
     """Log what became of a mail, without the address of the invitee."""
     if state is MailState.SENT:
-        log("mail.sent", session_id=session.id, label=session.label, invitee=invitee, seq=seq)
+        log("mail.sent", session_id=session.id, **session_fields(session), invitee=invitee, seq=seq)
         return
     name = "mail.refused" if state is MailState.REFUSED else "mail.unknown"
     if state is MailState.DEFERRED:
         name = "mail.deferred"
-    log(
-        name, session_id=session.id, label=session.label, invitee=invitee, seq=seq, error=answer.text, code=answer.code
-    )  # fmt: skip
+    about = session_fields(session)
+    log(name, session_id=session.id, **about, invitee=invitee, seq=seq, error=answer.text, code=answer.code)
