@@ -375,6 +375,35 @@ def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
             assert first[3].recv(1), "the other connections stay open"
 
 
+def test_a_new_connection_replaces_the_one_held_longest_if_all_wait_for_events() -> None:
+    holding = threading.Semaphore(0)
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        released = asyncio.Event()
+        scope["state"][HOLD](released.set)
+        holding.release()
+        await released.wait()
+
+    def hold(connection: socket.socket) -> None:
+        connection.sendall(ASK)
+        assert holding.acquire(timeout=10)
+
+    with served(waits) as address, ExitStack() as opened:
+        all_opened = [opened.enter_context(sent(address, b"")) for _ in range(MAX_CONNECTIONS)]
+        held = all_opened[::-1]  # the connection that was opened last is held first
+        for one in held:
+            hold(one)
+        for oldest in held[:3]:
+            newcomer = opened.enter_context(sent(address, b""))
+            hold(newcomer)
+            assert rest_of(oldest) == b""
+            held.append(newcomer)
+        for one in held[3:]:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)  # it is still open
+
+
 def test_an_address_at_its_limit_evicts_only_its_own_connections(
     address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
