@@ -223,6 +223,39 @@ def test_the_oldest_stream_of_an_agent_at_its_limit_ends_for_a_new_one(
     assert len(daemon.log_lines("feed.crowded")) == 1
 
 
+def test_the_oldest_stream_of_an_address_at_its_limit_ends_for_a_new_one_of_any_agent(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon(limits={"streams_per_address": 2})
+    url = httpx.URL(daemon.url)
+    with ExitStack() as opened:
+
+        def open_stream(by: str, source: str = "127.0.0.1") -> socket.socket:
+            one = opened.enter_context(
+                socket.create_connection((url.host, url.port or 80), timeout=20, source_address=(source, 0))
+            )
+            head = f"GET /v3/events?after=now HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens[by]}\r\n"
+            one.sendall(f"{head}Accept: text/event-stream\r\n\r\n".encode())
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+            return one
+
+        elsewhere = open_stream("admin", "127.0.0.2")
+        first, second = open_stream("admin"), open_stream("monitor")
+        third = open_stream("supervisor")
+        made = daemon.make()
+        for one in (elsewhere, second, third):
+            received = b""
+            while made["id"].encode() not in received:
+                received += one.recv(4096) or pytest.fail("the stream has ended")
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += first.recv(4096) or pytest.fail("the stream was cut off, not ended")
+            assert made["id"].encode() not in received, "the stream has not ended"
+    line = daemon.logged("feed.crowded")
+    assert (line["remote_ip"], line["limit"]) == ("127.0.0.1", 2)
+    assert len(daemon.log_lines("feed.crowded")) == 1
+
+
 def test_a_disconnected_long_poll_no_longer_counts_towards_the_limit(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"streams_per_agent": 1})
     url = httpx.URL(daemon.url)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
 
-from tests.acceptance.conftest import check_health, storage_of
+from tests.acceptance.conftest import StartDaemon, check_health, storage_of
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
 from tests.bench import load
@@ -140,3 +141,43 @@ def test_under_overload_excess_requests_are_refused_and_accepted_ones_are_answer
     with tables_of(loaded) as tables:
         stored = tables.scalars(text("SELECT id FROM session WHERE label = 'Bench'")).all()
     assert sorted(stored) == sorted(session_id for session_id, _ in counted.made)
+
+
+def ask(daemon: Daemon, opened: ExitStack, source: str) -> socket.socket:
+    """Return a new connection from an address, after the response to its first request; `opened` closes it."""
+    url = urlsplit(daemon.url)
+    one = opened.enter_context(
+        socket.create_connection((url.hostname, url.port), timeout=20, source_address=(source, 0))
+    )
+    check_response(one)
+    return one
+
+
+def check_response(connection: socket.socket) -> None:
+    """Check that the daemon answers a request on an open connection."""
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    received = b""
+    while not received.endswith(b"}"):
+        received += connection.recv(4096) or pytest.fail("the daemon has closed the connection")
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_one_more_connection_of_an_address_at_its_limit_replaces_its_oldest_one(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"connections_per_address": 3})
+    with ExitStack() as opened:
+        elsewhere = ask(daemon, opened, "127.0.0.2")
+        oldest, *others = [ask(daemon, opened, "127.0.0.1") for _ in range(3)]
+        newest = ask(daemon, opened, "127.0.0.1")
+        assert oldest.recv(1) == b"", "it is closed"
+        for one in (elsewhere, *others, newest):
+            check_response(one)
+    line = daemon.logged("http.crowded")
+    assert (line["remote_ip"], line["connections"]) == ("127.0.0.1", 3)
+
+
+def test_a_trusted_proxy_may_have_more_connections_than_other_addresses(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"connections_per_address": 3}, server={"trusted_proxies": ["127.0.0.1"]})
+    with ExitStack() as opened:
+        for one in [ask(daemon, opened, "127.0.0.1") for _ in range(5)]:
+            check_response(one)
+    assert not daemon.log_lines("http.crowded")
