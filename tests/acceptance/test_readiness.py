@@ -90,6 +90,7 @@ def _make(daemon: Daemon) -> httpx.Response:
 
 FAILING = """
 import os, threading, time
+from tminus.api.readers import Readers
 from tminus.cli import main
 from tminus.delivery.webhooks import Webhooks
 from tminus.logs.writer import LogWriter
@@ -110,6 +111,7 @@ fails(listen_notify.PeerNotifications, "_listen", "broken-at-start")
 fails(locks.AdvisoryLocks, "_keep_alive", "broken-at-start")
 fails(EventLog, "_save")
 fails(LogWriter, "_write")
+fails(Readers, "_read")
 fails(clock_steps.ClockStepDetector, "_log_difference")
 fails(timers._Scheduler, "_process_jobs")
 fails(watch.Watch, "_end_waits")
@@ -139,7 +141,10 @@ run_marker.os.utime = no_sign_of_life
 main()
 """
 
-THREADS = {
+READERS = {"read_0", "read_1", "read_2", "read_3"}
+"""Names of the threads that read the database for requests."""
+
+THREADS = READERS | {
     "event_log", "listen", "locks", "log", "clock_steps", "running", "timers", "watch", "webhooks", "writer",
 }  # fmt: skip
 """Names of the threads that run as long as the daemon, except the one that serves HTTP."""
@@ -159,11 +164,14 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
         early.touch()
         daemon.spawn_patched(FAILING)
         daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
+        session = daemon.make()["id"]
         broken.touch()
         failing = {f"a thread of the daemon fails: {name} (RuntimeError)" for name in THREADS}
 
         def all_fail() -> bool:
             _make(daemon)  # the writer fails when it has something to write
+            for _ in READERS:  # a reader that has failed waits before it restarts, so each read fails another one
+                assert daemon.get(f"/supportsession/{session}").status_code == 500
             return failing == set(readiness(daemon)[1])
 
         eventually(all_fail)
@@ -171,6 +179,7 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
         broken.unlink()
         eventually(lambda: readiness(daemon)[0] == 200)
 
+        assert daemon.session(session)["id"] == session
         opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
         daemon.logged("session.ready", session_id=opening["id"])
         eventually(lambda: opening["id"] in [event["id"] for one in receiver.requests for event in one.events])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from tminus import clock
 from tminus.domain.errors import TminusError
 from tminus.storage import Store, View
+from tminus.system.threads import RestartingThread
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class Readers:
         """The event loop that has scheduled `_look_again`."""
         self._wakes: SimpleQueue[bool] = SimpleQueue()
         """True wakes a thread for reads; False ends one."""
-        self._threads = [threading.Thread(target=self._run, name=f"read_{number}") for number in range(threads)]
+        self._threads = [RestartingThread(f"read_{number}", self._run) for number in range(threads)]
         self._started = False
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
@@ -124,15 +125,33 @@ class Readers:
 
     def _run(self) -> None:
         while self._wakes.get():
-            while batch := self._take():
-                self._read(batch)
-                self._answer(batch)
+            batch: Sequence[_Read] = ()
+            try:
+                while batch := self._take():
+                    self._read(batch)
+                    self._answer(batch)
+                    batch = ()
+            except BaseException as error:
+                self._give_up(batch, error)
+                raise
 
     def _take(self) -> Sequence[_Read]:
         with self._lock:
             if not self._waiting:
                 self._busy -= 1
             return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+
+    def _give_up(self, batch: Sequence[_Read], error: BaseException) -> None:
+        """Fail these reads because the thread itself has failed, and let another thread take its place.
+
+        The thread still counts as busy, and restarts only after a delay. Without the wake, the reads that wait could
+        wait for ever.
+        """
+        self._wakes.put(True)
+        for read in batch:
+            read.result, read.error = None, RuntimeError("a thread that reads has failed")
+            read.error.__cause__ = error
+        self._answer(batch)
 
     def _read(self, batch: Sequence[_Read]) -> None:
         """Run all reads in one transaction. It begins after they arrived, so that each sees every earlier commit."""

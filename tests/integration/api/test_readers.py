@@ -89,6 +89,31 @@ def test_a_failed_read_does_not_fail_the_others_of_its_batch(database: Database)
     assert not isinstance(defect, UnknownSession)
 
 
+def test_each_read_gets_an_error_when_its_thread_fails_and_later_ones_an_answer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches fail the only thread. No later request wakes it for the last read."""
+    read = Readers._read
+    failures = iter([RuntimeError("a defect"), SystemExit()])
+
+    def failing(readers: Readers, batch: Any) -> None:
+        for failure in failures:
+            raise failure
+        read(readers, batch)
+
+    monkeypatch.setattr(Readers, "_read", failing)
+    monkeypatch.setattr("tminus.system.threads.RESTART_DELAY", 0.01)
+
+    async def body(_store: Any, readers: Readers) -> list[Any]:
+        reads = (readers.query(lambda _view: "answer") for _ in range(2 * MAX_BATCH + 1))
+        return await asyncio.gather(*reads, return_exceptions=True)
+
+    results = _run(database, body, threads=1)
+    causes = [type(one.__cause__) for one in results[:-1]]
+    assert causes == [RuntimeError] * MAX_BATCH + [SystemExit] * MAX_BATCH
+    assert results[-1] == "answer"
+
+
 def test_another_thread_runs_the_reads_behind_a_slow_one(database: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
