@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tminus import clock
 from tminus.domain.errors import TminusError
 from tminus.storage import Store, View
-from tminus.system.threads import RestartingThread
+from tminus.system.threads import RestartingThread, for_future
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class _Read:
         if self.error is None:
             self.future.set_result(self.result)
         else:
-            self.future.set_exception(self.error)
+            self.future.set_exception(for_future(self.error))
 
 
 class Readers:

@@ -34,7 +34,7 @@ from tminus.storage.observer import StoreObserver
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import PersistentConnection, Watch
-from tminus.system.threads import RestartingThread
+from tminus.system.threads import RestartingThread, for_future
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class _Work:
             if self.error is None:
                 self.future.set_result(self.result)
             else:
-                self.future.set_exception(self.error)
+                self.future.set_exception(for_future(self.error))
 
 
 class Writer:

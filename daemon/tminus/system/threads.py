@@ -57,6 +57,18 @@ def keep_running(name: str, work: Callable[[], object]) -> None:
             threading.Event().wait(RESTART_DELAY)
 
 
+def for_future(error: BaseException) -> BaseException:
+    """Return an error that a future accepts: `error` itself, or its replacement if it is a `StopIteration`.
+
+    A future refuses `StopIteration` by raising `TypeError`, and whoever awaits it would wait for ever.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    replacement = RuntimeError("StopIteration was raised")
+    replacement.__cause__ = error
+    return replacement
+
+
 class RestartingThread(threading.Thread):
     """A thread that runs `work` until it returns, and restarts it whenever it raises."""
 

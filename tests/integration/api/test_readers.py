@@ -114,6 +114,21 @@ def test_each_read_gets_an_error_when_its_thread_fails_and_later_ones_an_answer(
     assert results[-1] == "answer"
 
 
+def test_a_read_that_raises_stop_iteration_gets_an_error(database: Database) -> None:
+    """A future refuses `StopIteration`, which Python uses for the end of an iterator."""
+
+    def defect(_view: View) -> None:
+        raise StopIteration
+
+    async def body(_store: Any, readers: Readers) -> list[Any]:
+        reads = (defect, lambda _view: "answer")
+        return await asyncio.gather(*(readers.query(read) for read in reads), return_exceptions=True)
+
+    error, answer = _run(database, body)
+    assert isinstance(error, RuntimeError)
+    assert answer == "answer"
+
+
 def test_another_thread_runs_the_reads_behind_a_slow_one(database: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 

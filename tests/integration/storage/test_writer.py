@@ -369,6 +369,22 @@ def test_concurrent_coroutines_share_a_transaction_and_each_gets_its_own_result(
     assert len(commits) == 2
 
 
+def test_a_job_that_raises_stop_iteration_gets_an_error_and_does_not_affect_the_others(database: Database) -> None:
+    """A future refuses `StopIteration`, which Python uses for the end of an iterator."""
+    store = database.open()
+
+    def defect(_tx: Transaction) -> None:
+        raise StopIteration
+
+    async def all_at_once() -> list[Any]:
+        jobs: list[Any] = [store.transact(job) for job in (defect, put("k"))]
+        return await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 30)
+
+    error, name = asyncio.run(all_at_once())
+    assert isinstance(error, RuntimeError)
+    assert name == "k"
+
+
 def test_the_job_of_a_cancelled_coroutine_is_still_executed(database: Database) -> None:
     store = database.open()
 
