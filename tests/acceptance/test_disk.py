@@ -26,6 +26,7 @@ from tests.support.databases import PostgresServer, postgres_server
 from tests.support.disks import LoopDisk, fill, mount, small_disk
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
+from tminus.storage.engine import WAL_KEPT
 
 pytestmark = pytest.mark.slow
 
@@ -410,6 +411,21 @@ def damage_root_page(database: Path, name: str) -> None:
         damage(database, (page - 1) * 4096, 4096)
         # After this commit, every other connection reads the damaged page again instead of the copy in its memory.
         opened.execute("UPDATE meta SET value = value")
+
+
+def test_the_wal_file_of_a_running_daemon_shrinks_after_a_long_reader(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    wal = daemon.state / "tminus.db-wal"
+    sessions = [{"type": "live", "label": "Large", "metaData": {"note": "x" * 16_000}}] * 900
+    with closing(sqlite3.connect(daemon.state / "tminus.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM session").fetchone()
+        for _ in range(3):
+            assert daemon.post("/supportsessions/batch", {"sessions": sessions}).status_code == 200
+        assert wal.stat().st_size > 2 * WAL_KEPT
+        reader.execute("ROLLBACK")
+        eventually(lambda: wal.stat().st_size <= WAL_KEPT)
 
 
 def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(killed: Daemon) -> None:
