@@ -274,9 +274,12 @@ class Hub:
     def _revoke_hosts(self) -> None:
         self._next_check = clock.monotonic() + POLL_INTERVAL
         for room in list(self._rooms.values()):
-            if room.state is not None and not self.may_host(room.state.session):
-                for member in list(room.members):
-                    member.revoke_host()
+            try:
+                if room.state is not None and not self.may_host(room.state.session):
+                    for member in list(room.members):
+                        member.revoke_host()
+            except Exception as error:  # the hub must go on, and disconnect the hosts of the other rooms
+                log("room.failed", **error_fields(error))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

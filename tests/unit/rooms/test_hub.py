@@ -1,13 +1,15 @@
-"""The periodic checks of the hub."""
+"""A defect ends neither the hub nor its checks."""
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tminus.domain.errors import StoreUnavailable
 from tminus.rooms import hub
 from tminus.rooms.hub import Hub
+from tminus.storage.notifier import Notifier
 
 
 class Queries:
@@ -39,6 +41,50 @@ def test_a_defect_ends_neither_the_lease_nor_the_checks(monkeypatch: pytest.Monk
         task = asyncio.create_task(Hub(dependencies)._keep_checking())
         await asyncio.wait_for(queries.repeated.wait(), 10)
         task.cancel()
+
+    asyncio.run(check())
+    assert logged == ["room.failed"]
+
+
+class Host:
+    """A connection of a host. Whoever ends it gets an unexpected error if it is broken."""
+
+    def __init__(self, *, broken: bool) -> None:
+        self.connection = self.participant_id = self.state_name = "x"
+        self._broken = broken
+        self.revoked = False
+
+    def revoke_host(self) -> None:
+        if self._broken:
+            raise ValueError("a defect")
+        self.revoked = True
+
+
+def test_a_defect_in_one_room_does_not_end_the_hub_and_hosts_of_other_rooms_are_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(hub, "log", lambda name, **_fields: logged.append(name))
+
+    async def check() -> None:
+        read = asyncio.Event()
+
+        async def query(_query: Any, _session_id: str | None = None) -> Any:
+            read.set()
+            raise StoreUnavailable
+
+        dependencies: Any = SimpleNamespace(
+            metrics=SimpleNamespace(room_connections={}), query=query, notifier=Notifier(), may_act=lambda _agent: False
+        )
+        rooms = Hub(dependencies)
+        hosts: list[Any] = [Host(broken=True), Host(broken=False)]
+        with rooms.connected("1", hosts[0]) as first, rooms.connected("2", hosts[1]) as second:
+            first.state = second.state = cast("Any", SimpleNamespace(session=SimpleNamespace(agent_id=1)))
+            task = asyncio.create_task(rooms.run())
+            await asyncio.wait_for(read.wait(), 10)
+            assert not task.done()
+            task.cancel()
+        assert hosts[1].revoked
 
     asyncio.run(check())
     assert logged == ["room.failed"]
