@@ -177,6 +177,31 @@ def test_an_early_guest_joins_automatically_at_the_opening(patient: Daemon, conn
     early.wait_for_people("Grace")
 
 
+JOIN_FAILS = """
+from tminus.cli import main
+from tminus.rooms import commands
+
+def fails(*given, **named):
+    raise RuntimeError("as if there were a defect")
+
+commands.enter = fails
+main()
+"""
+
+
+def test_a_defect_ends_the_connection_of_a_guest_who_would_join_at_the_opening(
+    make_daemon: StartDaemon, connected: Enter
+) -> None:
+    daemon = make_daemon(lifecycle={"lead": "1s"})
+    daemon.spawn_patched(JOIN_FAILS)
+    daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
+    early = connected(daemon, daemon.make(startTime=from_now(seconds=3)))
+    early.send("join", name="Grace")
+    assert early.wait_for_end() == 1011
+    assert "as if there were a defect" in daemon.logged("room.failed")["error"]
+    assert daemon.terminate() == 0
+
+
 def test_early_guests_are_notified_of_a_cancellation(patient: Daemon, connected: Enter) -> None:
     session = patient.make(startTime=from_now(hours=1))
     early, looking = connected(patient, session), connected(patient, session)

@@ -39,7 +39,7 @@ from tminus.domain.errors import (
 from tminus.domain.model import Session
 from tminus.domain.types import ParticipantRole, Status, host_actor
 from tminus.logs.event_fields import session_fields
-from tminus.logs.output import log
+from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 from tminus.rooms import commands, protocol
 from tminus.rooms.commands import Connection, Entered
@@ -300,10 +300,17 @@ class Visitor:
             self._hub.touch(self._session_id)
 
     def _start_task(self, what: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine as a task beside the messages."""
-        task = asyncio.create_task(what)
+        """Run a coroutine as a task beside the messages. An unexpected error ends the connection."""
+        task = asyncio.create_task(self._run_task(what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _run_task(self, what: Coroutine[Any, Any, None]) -> None:
+        try:
+            await what
+        except Exception as error:  # otherwise the person would wait in an open room for ever
+            log("room.failed", **error_fields(error))
+            self._end(None, 1011, "internal error")
 
     async def _finish_tasks(self) -> None:
         if self._tasks:
