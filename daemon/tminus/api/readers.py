@@ -80,21 +80,32 @@ class Readers:
 
     def close(self) -> None:
         """Wait for the running reads and end the threads."""
-        if self._started:
-            for _ in self._threads:
-                self._wakes.put(False)
-            for thread in self._threads:
-                thread.join()
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
+            self._wakes.put(False)
+        for thread in started:
+            thread.join()
+
+    def _start(self) -> None:
+        """Start the threads that have not started yet. Raises `RuntimeError`."""
+        for thread in self._threads:
+            if thread.ident is None:
+                thread.start()
+        self._started = True
 
     # --- on the event loop --------------------------------------------------------------------------------------------
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """Queue the reads that arrived. Wake a thread if none is busy; otherwise check again after `MAX_READ_WAIT`."""
-        if not self._started:
-            self._started = True
-            for thread in self._threads:
-                thread.start()
         arrived, self._arriving = self._arriving, []
+        if not self._started:
+            try:
+                self._start()
+            except RuntimeError as error:  # the process has reached its limit of threads
+                for read in arrived:
+                    read.error = error
+                _finish(arrived)
+                return
         now = clock.monotonic()
         for read in arrived:
             read.arrived = now

@@ -11,6 +11,7 @@ from tests.support.databases import Database
 from tminus.api.readers import MAX_BATCH, Readers
 from tminus.domain.errors import UnknownSession
 from tminus.storage import Transaction, View
+from tminus.system.threads import RestartingThread
 
 DEADLINE = 20
 """Seconds after which a test fails."""
@@ -112,6 +113,27 @@ def test_each_read_gets_an_error_when_its_thread_fails_and_later_ones_an_answer(
     causes = [type(one.__cause__) for one in results[:-1]]
     assert causes == [RuntimeError] * MAX_BATCH + [SystemExit] * MAX_BATCH
     assert results[-1] == "answer"
+
+
+def test_a_read_gets_an_error_while_no_thread_can_be_started(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = RestartingThread.start
+    failures = iter([RuntimeError("can't start new thread")])
+
+    def limited(thread: RestartingThread) -> None:
+        if thread.name == "read_1":
+            for failure in failures:
+                raise failure
+        start(thread)
+
+    async def body(_store: Any, readers: Readers) -> tuple[Any, Any]:
+        with pytest.raises(RuntimeError, match="can't start"):
+            await readers.query(lambda _view: "first")
+        return await readers.query(lambda _view: "second"), await readers.query(lambda _view: "third")
+
+    monkeypatch.setattr(RestartingThread, "start", limited)
+    assert _run(database, body, threads=2) == ("second", "third")
 
 
 def test_a_read_that_raises_stop_iteration_gets_an_error(database: Database) -> None:
