@@ -1,7 +1,7 @@
 """A pooler between the daemon and PostgreSQL: it works, or the daemon refuses it with one line."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 
 import psycopg
@@ -12,7 +12,7 @@ from tests.support.poolers import PGBOUNCER, pooler
 from tests.support.waiting import eventually
 
 from tminus import clock
-from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.errors import CannotOpenDatabase, StoreUnavailable
 from tminus.storage import Store, StoreObserver
 from tminus.storage.engine import make_engine
 
@@ -83,9 +83,44 @@ def test_a_pooler_in_statement_mode_is_refused_with_one_line(behind: Database) -
         Store(bouncer.url, clock.now)
 
 
-def test_a_pooler_that_changes_its_mode_is_refused_at_the_next_connection_and_keeps_no_state_of_ours(
-    behind: Database,
-) -> None:
+def test_a_pooler_that_changes_its_mode_is_refused_until_the_mode_is_corrected(behind: Database) -> None:
+    with pooler(behind, "session") as bouncer, ExitStack() as opened:
+        store = Store(bouncer.url, clock.now)
+        opened.callback(store.close)
+
+        def write() -> None:
+            store.submit(lambda tx: tx.set_meta("label", "x")).result()
+
+        def read() -> str | None:
+            return store.read(lambda view: view.meta("label"))
+
+        def works() -> bool:
+            with suppress(StoreUnavailable):
+                write()
+                return read() == "x" and store.acquire("endpoint")
+            return False
+
+        def refusals() -> set[str]:
+            """Return the errors of a write and of a read."""
+            for attempt in (write, read):
+                with pytest.raises(StoreUnavailable):
+                    attempt()
+            unreadable = store.unreadable()
+            return {str(store.failing), unreadable.why if unreadable else "readable"}
+
+        assert works()
+        bouncer.restart("transaction")
+        message = (
+            "a pooler between tminus and PostgreSQL gives each transaction another session of the server:"
+            " tminus needs whole sessions (pool_mode = session), or no pooler"
+        )
+        eventually(lambda: refusals() == {message})
+        assert not store.acquire("endpoint")
+        bouncer.restart("session")
+        eventually(works)
+
+
+def test_a_refused_pooler_keeps_no_settings_of_ours(behind: Database) -> None:
     with pooler(behind, "transaction") as bouncer:
         with pytest.raises(CannotOpenDatabase):
             Store(bouncer.url, clock.now)
