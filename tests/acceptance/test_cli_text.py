@@ -32,6 +32,9 @@ SHOWN = {
 }
 """Stored text, and how commands print it."""
 
+HOSTILE = "[/x]\u202eLabel"
+"""A name that contains markup, and a character that changes the direction of text."""
+
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Characters that no command writes to a terminal, except in its own escape sequences."""
 
@@ -46,6 +49,8 @@ def labelled() -> Iterator[tuple[Daemon, list[JSON]]]:
         receiver.answer = lambda handler: _answer(handler, "\u009b2J[/x]\u202e".encode())
         webhook = {"name": "desk", "url": f"{receiver.url}?[/bold]", "secret_file": str(secret)}
         daemon.configure(webhooks=[webhook])
+        agent = f'[[agents]]\nid = 77\nname = "{HOSTILE}"\nroles = ["agent"]\ntoken_sha256 = ["{"7" * 64}"]\n'
+        daemon.config.write_text(f"{daemon.config.read_text()}\n{agent}")
         try:
             daemon.start()
             made = []
@@ -58,8 +63,12 @@ def labelled() -> Iterator[tuple[Daemon, list[JSON]]]:
                     metaData={"a\x9b2J": "\x1b[2J\x85\u2028"},
                 )
                 made.append(one)
-            opened = daemon.make(label="[/open]")
+            opened = daemon.make(label="[/open]", invitees=[{"email": "a@example.com", "name": "[/i]\u202eInvited"}])
             daemon.join(opened["id"], name="[red]\u202eGuest")
+            body = {"dtstart": "2030-01-01T09:00", "timezone": "UTC", "session": {"type": "live", "label": HOSTILE}}
+            assert daemon.post("/series", body).status_code == 200
+            closed = daemon.make(label="[/closed]", userDescription="[/by]\u202eAgent")
+            assert daemon.delete(f"/supportsession/{closed['id']}").status_code == 200
             yield daemon, [*made, opened]
         finally:
             daemon.remove()
@@ -78,7 +87,9 @@ def _commands(session: JSON) -> list[tuple[str, ...]]:
         ("list",), ("list", "--wide"), ("show", one), ("events",), ("events", one), ("events", "--wide"),
         ("webhooks", "list"), ("webhooks", "list", "--wide"), ("webhooks", "deliveries", "desk"),
         ("webhooks", "ping", "desk"), ("webhooks", "pause", "desk"), ("webhooks", "resume", "desk"),
-        ("db", "check"), ("check",), ("check", "--effective"), ("advance",),
+        ("db", "check"), ("check",), ("check", "--effective"), ("advance",), ("agents", "list"), ("token", "list"),
+        ("series", "list"), ("report",), ("report", "--csv"), ("shift", "--type", "live", "--by", "1h", "--dry-run"),
+        ("close", "--filter", "type=live", "--dry-run"),
     ]  # fmt: skip
 
 
@@ -95,6 +106,9 @@ def test_every_command_shows_text_as_it_is_stored(labelled: tuple[Daemon, list[J
         assert f"label\t{shown}\n" in daemon.command("show", session["id"]).stdout
         assert f"“{shown}”" in everything["events",].stdout
     assert "[red]\\u202eGuest" in everything["events",].stdout
+    for command in (("agents", "list"), ("token", "list"), ("series", "list")):
+        assert "[/x]\\u202eLabel" in everything[command].stdout, command
+    assert "[/i]\\u202eInvited" in daemon.command("show", sessions[-1]["id"]).stdout
 
 
 @pytest.mark.parametrize("label", SHOWN)

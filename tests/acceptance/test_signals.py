@@ -144,6 +144,18 @@ def test_a_reload_signal_during_the_start_is_handled_after_it(start_daemon: Star
     assert len(daemon.log_lines("config.reloaded")) == 1, "five pending signals cause one reload"
 
 
+def test_reload_signals_in_quick_succession_cause_few_reloads_and_the_last_configuration_is_in_force(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon()
+    for minutes in range(1, 201):
+        daemon.configure(lifecycle={"new_timeout": f"{minutes}m"})
+        daemon.signal(signal.SIGHUP)
+    daemon.logged("config.changed", key="lifecycle.new_timeout", new="3h20m")
+    assert daemon.terminate() == 0
+    assert len(daemon.log_lines("config.reloaded")) < 200, "signals that wait cause one reload"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_during_imports_ends_the_daemon_cleanly(make_daemon: StartDaemon, number: signal.Signals) -> None:
     daemon = make_daemon()
