@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -207,9 +208,10 @@ def test_the_oldest_stream_of_an_agent_at_its_limit_ends_for_a_new_one(
             with ask("monitor", stream) as third, ask("monitor", stream) as fourth:
                 for one in (third, fourth):
                     assert one.recv(4096).startswith(b"HTTP/1.1 200")
-                received = b""
+                received, until = b"", time.monotonic() + 60  # a stream that goes on gets comments for ever
                 while not received.endswith(b"0\r\n\r\n"):
                     received += first.recv(4096) or pytest.fail("the stream was cut off, not ended")
+                    assert time.monotonic() < until, "the stream has not ended"
                 page = b""
                 while more := second.recv(4096):
                     page += more
