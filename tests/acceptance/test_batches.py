@@ -514,6 +514,11 @@ def test_two_requests_with_one_key_answer_with_the_new_ids_of_sessions_whose_ids
     assert "Not yours" not in answers[0].text + answers[1].text
 
 
+def peak(pid: int) -> float:
+    """Return the largest memory that a process has had, in MiB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -> None:
     peaks = []
     for number in (1000, 10_000):
@@ -523,8 +528,7 @@ def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -
         answer = daemon.post(BATCH, content=number * line, headers=headers)
         assert answer.text.count("\n") == number
         assert daemon.process is not None
-        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-        peaks.append(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+        peaks.append(peak(daemon.process.pid))
     assert peaks[1] - peaks[0] < 80, f"peaks in MiB: {peaks}; the caches of the database have a limit"
 
 
@@ -537,20 +541,16 @@ def test_memory_does_not_grow_with_the_texts_of_the_sessions_that_a_batch_closes
         made = daemon.post(BATCH, content=number // 3 * line, headers={"Content-Type": "application/x-ndjson"})
         assert made.status_code == 200
     assert daemon.process is not None
-    process = Path(f"/proc/{daemon.process.pid}")
-
-    def peak() -> float:
-        return int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
-
-    (process / "clear_refs").write_text("5")  # the peak begins anew
-    before = peak()
+    pid = daemon.process.pid
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the kernel resets the peak
+    before = peak(pid)
     closed = daemon.post(f"{BATCH}/close", {"filter": {"status": ["scheduled"]}})
 
     assert len(closed.content) > number * len(note)
     assert {(one["status"], one["metaData"]["note"]) for one in closed.json()["sessions"]} == {("closed", note)}
     assert len(closed.json()["sessions"]) == number
     assert closed.headers["content-type"] == "application/json"
-    assert peak() - before < 120, "the texts have 43 MB; the caches of the database have a limit"
+    assert peak(pid) - before < 120, "the texts have 43 MB; the caches of the database have a limit"
 
 
 def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(daemon: Daemon) -> None:

@@ -147,10 +147,7 @@ class _Reader:
         """Return the sessions of a part that exist."""
         some, created = part
         if all(one in created for one in some):
-            made = {one: created[one] for one in some}
-            return await self._services.prepare(
-                lambda: self._lines(some, {one: session(row) for one, row in made.items()})
-            )
+            return await self._services.prepare(lambda: self._lines(some, {one: session(created[one]) for one in some}))
         return await self._services.query(lambda view: self._lines(some, view.sessions_with(some)))
 
     def _lines(self, some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:

@@ -190,7 +190,7 @@ class EventLog:
                 if len(page) > 1:  # log each event by itself, so that only those with the error are missing
                     return all(self._log([one]) for one in page)
                 logging.getLogger(__name__).exception("Event %d could not be logged", page[0].event.seq)
-                return True
+                return True  # it must not prevent all later events from being logged
             while (written := self._wait_for(outcome)) is None:
                 if clock.monotonic() >= self._until + STOP_SECONDS:
                     return False

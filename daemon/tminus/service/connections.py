@@ -59,7 +59,7 @@ class OpenConnections:
         self._held: dict[Member, None] = {}
         """Connections whose request waits for events, the longest first."""
         self._websockets: set[Member] = set()
-        self._busiest = ("", 0)
+        self._busiest: dict[str, Any] = {}
         self._busiest_until = -math.inf
 
     def __len__(self) -> int:
@@ -155,8 +155,9 @@ class OpenConnections:
         """
         if (now := clock.monotonic()) >= self._busiest_until and self._by_address:
             address = max(self._by_address, key=lambda one: len(self._by_address[one]))
-            self._busiest, self._busiest_until = (address, len(self._by_address[address])), now + 1
-        return dict(zip(("busiest", "busiest_connections"), self._busiest, strict=True))
+            self._busiest = {"busiest": address, "busiest_connections": len(self._by_address[address])}
+            self._busiest_until = now + 1
+        return self._busiest
 
     def _allowed_by_files(self) -> float:
         """Return how many connections the limit of file descriptors allows."""

@@ -22,6 +22,7 @@ from tminus.storage.snapshot import (
     database_error,
     open_snapshot,
 )
+from tminus.storage.wal import continue_event_numbers
 from tminus.storage.watch import Watch
 from tminus.system.privileges import acting_for
 
@@ -70,12 +71,7 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
             copy.execute("PRAGMA journal_mode=DELETE")
             database_id = secrets.token_hex(4)
             copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
-            copy.execute("DELETE FROM sqlite_sequence WHERE name = 'event' AND seq < ?", (highest,))
-            copy.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? "
-                "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
-                (highest,),
-            )
+            continue_event_numbers(copy.execute, highest)
             contents = check_contents(copy, partial)
         flush(partial)
         moved_to = _move_aside(database, now)

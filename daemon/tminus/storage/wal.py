@@ -11,6 +11,7 @@ import os
 import sqlite3
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -69,11 +70,18 @@ def skip_lost_numbers(connection: Connection) -> None:
     readers of the feed would not ask for them.
     """
     run = connection.exec_driver_sql
+    highest = run("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'").scalar_one()
+    continue_event_numbers(run, highest + SKIPPED)
+
+
+def continue_event_numbers(run: Callable[[str, tuple[int]], object], last: int) -> None:
+    """Give new events numbers above `last`. `run` executes a statement with its parameters."""
+    run("DELETE FROM sqlite_sequence WHERE name = 'event' AND seq < ?", (last,))
     run(
-        "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', 0 WHERE NOT EXISTS "
-        "(SELECT 1 FROM sqlite_sequence WHERE name = 'event')"
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? "
+        "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
+        (last,),
     )
-    run("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'event'", (SKIPPED,))
 
 
 def _flushed(file: int, size: int, used: int) -> tuple[bytes, list[int]]:
