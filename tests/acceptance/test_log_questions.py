@@ -73,6 +73,14 @@ def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(
     assert (line["label"], line["external_key"], line["record_name"]) == ("B", "CS7", RECORD["name"])
     assert line["error"] in line["message"]
     assert line["error"] == refused.json()["description"]
+    coming = limited.make(**other, startTime=from_now(minutes=30))["id"]
+    headers = {"If-Match": '"77"', "X-Request-Id": "stale.1"}
+    assert limited.put(f"/supportsession/{coming}", {"startTime": from_now(minutes=40)}, headers=headers).is_error
+    joins = limited.join(coming)
+    assert joins.status_code == 409
+    for request_id in ("stale.1", joins.headers["X-Request-Id"]):
+        line = limited.logged("http.request", request_id=request_id)
+        assert (line["session_id"], line["external_key"], line["record_name"]) == (coming, "CS7", RECORD["name"])
     limited.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
     assert limited.logged("http.request", request_id="read.1")["session_id"] == made["id"]
     assert limited.command("list").returncode == 0

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope
 
 from tminus.api.services import Services
 from tminus.domain.errors import RequestError
-from tminus.domain.types import CreateSession
+from tminus.domain.events import NamedSession
 from tminus.storage import Transaction
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class RequestContext:
     """The caller, once it is authenticated."""
     session_id: str | None = None
     """The session of the request, if the path does not contain its id."""
-    create: CreateSession | None = None
-    """The command of a request to create a session, for the log line."""
+    named: NamedSession | None = None
+    """The session that the request was to create or change, for the log line."""
     about: Mapping[str, str | None] = field(default_factory=dict)
     """More fields for the log line of a WebSocket: the session, and the person."""
     replayed: bool = False
@@ -62,12 +62,19 @@ class RequestContext:
     async def write(self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False) -> T:
         """Run a job on the store's writer, and set `recorded` if a job writes: each of its writes has an event.
 
+        If it refuses, `named` and `session_id` become those of the session that it has read last.
+
         `session_id`: the session that the job will read, if it is known; `large`: whether it writes many rows.
         """
 
         def run_and_note(tx: Transaction) -> T:
-            before = tx.writes
-            result = job(tx)
+            before, tx.loaded = tx.writes, None
+            try:
+                result = job(tx)
+            except RequestError:
+                if tx.loaded is not None:
+                    self.named, self.session_id = tx.loaded, tx.loaded.id
+                raise
             self.recorded |= tx.writes > before
             return result
 

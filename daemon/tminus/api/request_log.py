@@ -5,7 +5,7 @@ from typing import Any
 from tminus.api.request_context import RequestContext
 from tminus.api.websocket import WebSocket
 from tminus.domain.errors import StoreUnavailable, TooManyParticipants
-from tminus.logs.event_fields import parsed_record
+from tminus.logs.event_fields import session_fields
 from tminus.logs.output import log, log_debug
 from tminus.logs.repeated import REPEATED
 
@@ -47,7 +47,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
     quiet = context.logged or (
         code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method))
     )
-    create = None if quiet else context.create
+    named = None if quiet else context.named
     (log_debug if quiet else log)(
         "http.request",
         method=method,
@@ -59,9 +59,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
         actor=context.actor,
         session_id=context.session_id or _session_id(context, code),
         replayed="yes" if context.replayed else None,
-        label=create.label if create else None,
-        external_key=create.external_mapping if create else None,
-        record_name=parsed_record(create.parent_object).get("name") if create else None,
+        **(session_fields(named) if named else {}),
         remote_ip=context.remote_ip,
         request_id=context.request_id,
     )

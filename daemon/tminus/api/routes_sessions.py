@@ -93,7 +93,7 @@ async def create_session(
     if idempotency_key is not None:
         keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # free the body, which may be large: many requests may wait for the writer
-    context.create = create
+    context.named = create
     result = await context.write(lambda tx: commands.create(tx, services.settings, caller, create, keyed))
     context.session_id, context.replayed = result.session.id, result.replayed
     return await _answer_to_change(context, result.session, caller, replayed=result.replayed)

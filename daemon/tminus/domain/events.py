@@ -136,11 +136,21 @@ def timeout_setting(event: Event) -> str | None:
     return None if event.reason is None else _TIMEOUTS.get(event.reason)
 
 
-class LoggedSession(Protocol):
-    """The fields of a session that a log line needs."""
+class NamedSession(Protocol):
+    """The fields by which people know a session."""
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def parent_object(self) -> str | None: ...
+
+    @property
+    def external_mapping(self) -> str | None: ...
+
+
+class LoggedSession(NamedSession, Protocol):
+    """The fields of a session that the log line of an event needs."""
 
     @property
     def type(self) -> SessionType: ...
@@ -150,12 +160,6 @@ class LoggedSession(Protocol):
 
     @property
     def user_description(self) -> str: ...
-
-    @property
-    def parent_object(self) -> str | None: ...
-
-    @property
-    def external_mapping(self) -> str | None: ...
 
 
 class EventSession(LoggedSession, Protocol):

@@ -136,12 +136,14 @@ LOG_LINES = {
     "clock.recovered": LineTemplate("info", "{job} works again", ("job",)),
     "clock.no_pin": LineTemplate("error", "{waiting:session} cannot open: every PIN is in use, retrying", ("waiting",)),
     "series.failed": LineTemplate(
-        "warning", "no sessions made for series {series} ({error}), retrying", ("series", "owner", "error")
+        "warning",
+        "no sessions made for series {series} ({error}), retrying",
+        ("series", "owner", "label", "external_key", "record_name", "error"),
     ),
     "series.skipped": LineTemplate(
         "warning",
         "no session of series {series} at {start}: it would overlap[ session {session_id}]",
-        ("series", "owner", "start", "session_id"),
+        ("series", "owner", "label", "external_key", "record_name", "start", "session_id"),
     ),
     "series.configured": LineTemplate(
         "info", "{key} of the configuration: series {series} {outcome}", ("key", "series", "outcome")
@@ -343,17 +345,17 @@ LOG_LINES = {
     "mail.refused": LineTemplate(
         "warning",
         "mail to invitee {invitee} of session {session_id} refused by the mail server: {error}",
-        (*_MAIL, "error", "code"),
+        (*_MAIL, "error", "smtp_code"),
     ),
     "mail.deferred": LineTemplate(
         "warning",
         "mail to invitee {invitee} of session {session_id} not accepted now, retrying later: {error}",
-        (*_MAIL, "error", "code"),
+        (*_MAIL, "error", "smtp_code"),
     ),
     "mail.unknown": LineTemplate(
         "warning",
         "mail to invitee {invitee} of session {session_id} may have been accepted, not sent again: {error}",
-        (*_MAIL, "error", "code"),
+        (*_MAIL, "error", "smtp_code"),
     ),
     "http.request": LineTemplate(
         "info",

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from tminus.domain import timestamps
-from tminus.domain.events import LogEvent, LoggedSession, timeout_setting
+from tminus.domain.events import LogEvent, NamedSession, timeout_setting
 from tminus.domain.types import LOCAL_AGENT_ID
 
 EVENT_FIELDS = (
@@ -23,7 +23,7 @@ def parsed_record(parent_object: str | None) -> dict[str, Any]:
     return record
 
 
-def session_fields(session: LoggedSession) -> dict[str, str | None]:
+def session_fields(session: NamedSession) -> dict[str, str | None]:
     """Return the fields by which operators look for a session, for lines that are not events."""
     return {
         "label": session.label,

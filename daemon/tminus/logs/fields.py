@@ -114,10 +114,8 @@ FIELDS = {
     "busiest_connections": _integer("number of its connections"),
     "cause": _keyword("why it happened"),
     "changes": _integer("number of changed settings"),
-    "code": _integer(
-        "HTTP status of an answer of the daemon (499: the client closed the connection) or of a receiver; of a "
-        "mail: the mail server's reply code"
-    ),
+    "code": _integer("HTTP status of an answer of the daemon (499: the client closed the connection) or of a receiver"),
+    "smtp_code": _integer("reply code of the mail server"),
     "config": _keyword("the configuration file, or `built-in defaults`"),
     "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
     "config_fingerprint": _keyword("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),

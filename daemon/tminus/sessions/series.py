@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -41,6 +41,7 @@ from tminus.domain.types import (
     Status,
     Timeouts,
 )
+from tminus.logs.event_fields import session_fields
 from tminus.logs.output import log
 from tminus.sessions import commands
 from tminus.sessions.authorization import require
@@ -546,8 +547,13 @@ def _make(
 
 
 def _log_skipped(series: Series, start: datetime, error: Overlap) -> None:
-    owner = f"agent:{series.agent_id}"
-    log("series.skipped", series=series.id, owner=owner, start=timestamps.text(start), session_id=error.other_id)
+    log("series.skipped", **_log_fields(series), start=timestamps.text(start), session_id=error.other_id)
+
+
+def _log_fields(series: Series) -> dict[str, Any]:
+    """Return the fields by which operators look for a series."""
+    named = _session_request(series.template, series.created_at)  # the start does not matter here
+    return {"series": series.id, "owner": f"agent:{series.agent_id}", **session_fields(named)}
 
 
 def _make_one(
@@ -632,7 +638,7 @@ class SeriesSource:
             except RequestError as error:
                 problem = error.description
         if problem is not None:
-            log("series.failed", series=series.id, owner=f"agent:{series.agent_id}", error=problem)
+            log("series.failed", **_log_fields(series), error=problem)
             series.next_at = tx.now + RETRY
         stored.change(tx, series)
         batch.done["series"] += 1

@@ -108,6 +108,8 @@ class Transaction(View):
         """Whether some of the events are not in `recorded`."""
         self.newest_seq: int | None = None
         """The number of the newest event, if `has_events`; the writer sets it before the commit."""
+        self.loaded: Session | None = None
+        """The session that `session` returned last, for the log line of a refused request."""
         self.waited = 0.0
         """Seconds that this transaction has waited for those of other daemons."""
         self._requested: dict[tuple[Transition, Timeouts], dict[str, Requested]] = {}
@@ -199,7 +201,8 @@ class Transaction(View):
         """Return a session; None if there is none with this id. Each call returns an object of its own."""
         if any(session_id in requested for requested in self._requested.values()):
             self.flush()
-        return self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
+        self.loaded = self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
+        return self.loaded
 
     def request(self, transition: Transition, requested: Requested, timeouts: Timeouts) -> None:
         """Request a transition. The next `flush` executes it and updates the session object."""

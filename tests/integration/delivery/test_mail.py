@@ -260,7 +260,7 @@ def test_one_of_three_recipients_is_refused_and_the_others_get_their_mail(
     (row,) = [row for row in mailer.deliveries() if not row.ok]
     assert (row.status, row.error) == (550, f"invitee 2 of session {session.id}: 5.1.1 <…@…>: user unknown")
     (line,) = [line for line in log_lines() if line["event"] == "mail.refused"]
-    assert (line["session_id"], line["invitee"], line["code"]) == (session.id, 2, 550)
+    assert (line["session_id"], line["invitee"], line["smtp_code"]) == (session.id, 2, 550)
     assert "example.com" not in str(log_lines())
     server.recipients.clear()
     # After the error is fixed, a replay sends the mail only to the invitee who did not get it.

@@ -219,6 +219,7 @@ def test_an_occurrence_that_would_overlap_is_left_out_and_reported_once(configur
         configured.world.passes(timedelta(minutes=6))
     skipped = [fields for name, fields in lines if name == "series.skipped"]
     assert [(one["start"], one["session_id"]) for one in skipped] == [("2030-01-09T08:00:00.000Z", taken.id)]
+    assert skipped[0]["label"] == "daily"
 
 
 def test_without_a_free_pin_an_occurrence_is_made_once_and_opens_later(

@@ -356,4 +356,4 @@ def _log(state: MailState, session: Session, invitee: int, seq: int, answer: Ans
     if state is MailState.DEFERRED:
         name = "mail.deferred"
     about = session_fields(session)
-    log(name, session_id=session.id, **about, invitee=invitee, seq=seq, error=answer.text, code=answer.code)
+    log(name, session_id=session.id, **about, invitee=invitee, seq=seq, error=answer.text, smtp_code=answer.code)
