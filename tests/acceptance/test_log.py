@@ -25,8 +25,8 @@ from tests.support.disks import fill, small_disk
 from tests.support.processes import TMINUS
 from tests.support.waiting import eventually
 
-KILLS = int(os.environ.get("TMINUS_TEST_KILLS", "3"))
-"""Number of times that the test of kills kills its daemon. `make soak` sets it to 100."""
+KILLS = int(os.environ.get("TMINUS_TEST_KILLS", "50"))
+"""Number of times that the test of kills kills its daemon, on each database. `make soak` sets it to 100."""
 
 SMALLEST_PIPE = 4096
 
@@ -66,7 +66,7 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
         maker.start()
     try:
         for _ in range(KILLS):
-            time.sleep(chance.uniform(0.1, 1.0))  # at a random moment
+            time.sleep(chance.uniform(0.05, 0.6))  # at a random moment
             daemon.kill()
             daemon.start()
     finally:
