@@ -1,7 +1,9 @@
 """The output of commands on a terminal of 80 columns and 24 lines."""
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +11,10 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon, environment
 from tests.acceptance.times import from_now
 from tests.support.processes import TMINUS
+from tests.support.receivers import SECRET
 from tests.support.terminals import Terminal
 from tests.support.waiting import eventually
+from tminus.cli import catalogue
 
 pytestmark = pytest.mark.slow
 
@@ -138,9 +142,39 @@ def test_in_a_pipe_columns_are_separated_by_tabs_and_not_padded_or_cut(busy: Dae
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", events[1].split("\t")[1])
 
 
-def test_help_fits_in_80_columns(busy: Daemon) -> None:
-    for arguments in ((), ("list",), ("schedule",), ("db",), ("db", "backup"), ("webhooks", "replay")):
+def test_the_help_of_each_command_fits_in_80_columns(busy: Daemon) -> None:
+    groups = [(group, name) for group, entry in catalogue.GROUPS.items() for name in entry.commands]
+    for arguments in ((), *((name,) for name in (*catalogue.COMMANDS, *catalogue.GROUPS)), *groups):
         _screen(busy, *arguments, "--help")
+
+
+def test_other_commands_fit_in_80_columns(make_daemon: StartDaemon, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    endpoint = {"name": "a-receiver-with-a-long-name", "url": "http://127.0.0.1:9/", "secret_file": str(secret)}
+    daemon = make_daemon(webhooks=[endpoint])
+    daemon.start()
+    made = daemon.make(type="live", label=LABEL)
+    daemon.logged("webhook.failed")
+    start = ("--dtstart", "2037-01-05T09:00", "--timezone", "Europe/Berlin", "--rrule", "FREQ=DAILY")
+    _screen(daemon, "series", "create", "--type", "live", "--label", LABEL, *start)
+    series = json.loads(daemon.command("series", "list", "--json").stdout)["series"]
+    for arguments in (  # without `show`, which cuts no link, so that people can copy it
+        ("series",),
+        ("series", "show", series[0]["id"]),
+        ("events", made["id"]),
+        ("webhooks",),
+        ("webhooks", "deliveries", endpoint["name"]),
+        ("agents",),
+        ("token", "list"),
+        ("check",),
+        ("clock",),
+        ("db", "check"),
+        ("lifecycle",),
+        ("close", made["id"]),
+        ("report",),
+    ):
+        assert _screen(daemon, *arguments)
 
 
 def test_watch_prints_the_whole_error_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
