@@ -36,9 +36,14 @@ from = "{since}"
 
 def endpoint(directory: Path, name: str, receiver: Receiver, since: str = "now") -> str:
     """Return the configuration of an endpoint, and write its secret into a file."""
+    return _ENDPOINT.format(name=name, url=receiver.url, secret=secret_file(directory), since=since)
+
+
+def secret_file(directory: Path) -> Path:
+    """Write a secret of endpoints into a file, and return its path."""
     secret = directory / "secret"
     secret.write_text("whsec_" + "c2VjcmV0IG9mIGEgYmVuY2htYXJrJ3MgcmVjZWl2ZXI=\n")
-    return _ENDPOINT.format(name=name, url=receiver.url, secret=secret, since=since)
+    return secret
 
 
 def webhooks(bench: Bench) -> list[Figure]:

@@ -19,7 +19,7 @@ from tests.bench.load import Plan
 from tests.bench.requests import requests
 from tests.bench.rooms import rooms as participants
 from tests.bench.shared import postgres
-from tests.bench.start import start
+from tests.bench.start import large_configuration, start
 from tests.bench.workbench import Bench, Figure
 
 POLL = 0.0005
@@ -308,6 +308,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "requests": requests,
     "batches": batches,
     "start": start,
+    "configuration": large_configuration,
     "herds": herds,
     "support": support_herds,
     "latency": latency,

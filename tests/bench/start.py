@@ -1,4 +1,7 @@
-"""Time to ready and memory of a daemon, beside those of a process that only imports the same modules."""
+"""Time to ready and memory of a daemon, beside those of a process that only imports the same modules.
+
+A large configuration is measured beside none.
+"""
 
 import os
 import subprocess
@@ -8,11 +11,17 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.daemon import Daemon, megabytes
+from tests.bench.deliveries import secret_file
 from tests.bench.workbench import Bench, Figure
 
 TIMES = 7
 
 _READY, _MEMORY = 1.3, 1.2
+
+AGENTS, WEBHOOKS, FILES = 2000, 300, 200
+
+_LARGE = 1.0
+"""Seconds that a large configuration may add to a start."""
 
 _IMPORT = """
 import importlib, sys
@@ -58,6 +67,53 @@ def start(bench: Bench) -> list[Figure]:
             {"each_mb": [round(one) for one in memory], "floors_mb": [round(one) for one in floor_memory]},
         ),
     ]  # fmt: skip
+
+
+def large_configuration(bench: Bench) -> list[Figure]:
+    """Measure the time to ready with many endpoints, and with many agents too, beside a daemon with neither."""
+    seconds: dict[tuple[int, int], list[float]] = {(0, 0): [], (0, WEBHOOKS): [], (AGENTS, WEBHOOKS): []}
+    for _ in range(max(TIMES * bench.sizes.rounds // 3, 1)):
+        for (agents, webhooks), took in seconds.items():
+            bench.say(f"a start with {agents:,} agents and {webhooks:,} webhooks")
+            with bench.scratch() as directory:
+                if webhooks:
+                    _write_files(directory, agents, webhooks)
+                with Daemon(directory) as daemon:
+                    read = len(daemon.line("daemon.starting")["config_files"])
+                    if read != (1 + FILES if webhooks else 1):
+                        raise RuntimeError(f"the daemon has read {read} files of configuration")
+                    took.append(daemon.start_seconds)
+    floors = seconds.pop((0, 0))
+    floor = min(floors)
+    return [
+        Figure(
+            f"start to ready, {f'{agents:,} agents, ' if agents else ''}{webhooks:,} webhooks in {FILES} files",
+            min(took) * 1000, "ms", floor * 1000, "none of them", min(took) / floor,
+            f"≤ floor + {_LARGE:g} s", min(took) - floor <= _LARGE,
+            {"each_ms": [round(one * 1000) for one in took], "floors_ms": [round(one * 1000) for one in floors]},
+        )
+        for (agents, webhooks), took in seconds.items()
+    ]  # fmt: skip
+
+
+def _write_files(directory: Path, agents: int, webhooks: int) -> None:
+    """Write agents and webhooks into `FILES` files of equal size."""
+    secret = secret_file(directory)
+    texts = ["" for _ in range(FILES)]
+    for number in range(agents):
+        texts[number % FILES] += (
+            f'[[agents]]\nid = {1000 + number}\nname = "Agent {number}"\nroles = ["agent"]\n'
+            f'token_sha256 = ["{number:064x}"]\n'
+        )
+    for number in range(webhooks):
+        texts[number % FILES] += (
+            f'[[webhooks]]\nname = "endpoint-{number}"\nurl = "https://127.0.0.1:9/{number}"\n'
+            f'secret_file = "{secret}"\n'
+        )
+    folder = directory / "conf.d"
+    folder.mkdir()
+    for number, content in enumerate(texts):
+        (folder / f"{number:03}.toml").write_text(content)
 
 
 def _modules(directory: Path) -> list[str]:
