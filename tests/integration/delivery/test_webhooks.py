@@ -21,8 +21,10 @@ from tests.support.waiting import eventually
 from tests.support.worlds import World
 
 from tminus import clock as wall_clock
+from tminus import config
 from tminus.config import Settings, Webhook
-from tminus.delivery import EndpointStatus, Webhooks, due, worker
+from tminus.delivery import EndpointStatus, Webhooks, due, read_secrets, tls, worker
+from tminus.delivery.client import Client
 from tminus.delivery.connection import ANSWER_BYTES
 from tminus.delivery.webhook_sender import BODY_BYTES
 from tminus.delivery.worker import DeliveryWorker
@@ -539,6 +541,73 @@ def test_a_reload_keeps_the_worker_of_an_unchanged_endpoint(sender: Sender, rece
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     after = reload()
     assert {name for name in after if after[name] is not before[name]} == {"private"}
+
+
+@ON_SQLITE
+@pytest.mark.slow
+def test_many_endpoints_share_a_tls_context_and_a_reload_makes_nothing_anew(
+    sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 300 endpoints all but one use one TLS context; a reload makes no context and registers no endpoint.
+
+    The reload reads 2,000 agents and 300 webhooks in 200 files again. Then one endpoint changes, and it alone is made.
+    """
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (tmp_path / "s").write_text(SECRET)
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "tminus.toml").touch()
+    for file in range(200):
+        (tmp_path / "conf.d" / f"{file:03}.toml").write_text(
+            "".join(
+                f'[[agents]]\nid = {number + 1}\nname = "A"\nroles = ["agent"]\ntoken_sha256 = ["{number:064x}"]\n'
+                for number in range(10 * file, 10 * file + 10)
+            )
+            + "".join(
+                f'[[webhooks]]\nname = "e{number}"\nurl = "https://127.0.0.1:1/{number}"\nsecret_file = "s"\n'
+                for number in range(file * 3 // 2, (file + 1) * 3 // 2)
+            )
+        )
+    with (tmp_path / "conf.d" / "199.toml").open("a") as last:
+        last.write('ca_file = "ca.pem"\n')
+    made: Counter[str] = Counter()
+
+    def count(owner: type, method: str, name: str) -> None:
+        original = getattr(owner, method)
+
+        def counting(*arguments: Any, **named: Any) -> Any:
+            made[name] += 1
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, method, staticmethod(counting) if method == "__new__" else counting)
+
+    count(ssl.SSLContext, "__new__", "contexts")
+    count(Client, "__init__", "clients")
+    count(DeliveryWorker, "__init__", "workers")
+    count(DeliveryWorker, "register", "registrations")
+    tls._context.cache_clear()
+    tls._check.cache_clear()
+
+    def reload() -> Counter[str]:
+        """Read and apply the configuration as a start or a reload does, and connect to each endpoint."""
+        made.clear()
+        loaded = config.load(tmp_path / "tminus.toml", {}).settings
+        assert (len(loaded.agents), len(loaded.webhooks)) == (2000, 300)
+        sender.webhooks.apply(loaded, read_secrets(loaded, tmp_path, {}))
+        applied = Counter(made)
+
+        async def connect() -> None:
+            await asyncio.gather(*(sender.webhooks.ping(webhook.name) for webhook in loaded.webhooks))
+
+        asyncio.run(connect())
+        return applied | Counter(contexts=made["contexts"])
+
+    first = reload()
+    assert (first["clients"], first["workers"], first["registrations"]) == (300, 300, 300)
+    assert first["contexts"] == 3, "one that 299 endpoints share, one with the own authority, and one that checks it"
+    assert reload() == Counter(contexts=0)
+    changed = tmp_path / "conf.d" / "007.toml"
+    changed.write_text(changed.read_text() + "batch = 5\n")
+    assert reload() == Counter(clients=1, workers=1, registrations=1)
 
 
 @ON_SQLITE
