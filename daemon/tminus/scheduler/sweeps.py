@@ -119,7 +119,7 @@ def recompute_deadlines(
 
     `unconditionally`: recompute them in any case. The time-outs are stored at the end, so a run that is interrupted is
     repeated at the next start. The jobs use the scheduler's queue in the writer, so that they do not wait behind
-    requests: no session is opened or closed by the scheduler until they are done.
+    requests: no session is opened or closed by the scheduler until they are done. Requests come between two jobs.
     """
     computed_by = meta.timeouts_text(timeouts)
     if not unconditionally and submit(lambda tx: tx.meta(meta.TIMEOUTS), clock=True).result() == computed_by:
@@ -127,12 +127,15 @@ def recompute_deadlines(
     changed = 0
     for source in SOURCES:
         after: str | None = ""
+        limit = min(FIRST_BATCH, LARGEST_BATCH)
         while after is not None:
             if stop():
                 return changed
-            page = partial(source.recompute_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
+            begun = clock.monotonic()
+            page = partial(source.recompute_deadlines, timeouts=timeouts, after=after, limit=limit)
             result = submit(page, clock=True).result()
             changed, after = changed + result.changed, result.last
+            limit = _next_size(limit, clock.monotonic() - begun, SMALLEST_BATCH)
     submit(lambda tx: tx.set_meta(meta.TIMEOUTS, computed_by), clock=True).result()
     return changed
 

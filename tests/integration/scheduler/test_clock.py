@@ -19,9 +19,10 @@ from tminus.domain.types import CLOCK_ACTOR, CloseReason, EventType, SessionType
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
 from tminus.sessions.idempotency import keyed_request
-from tminus.storage import Transaction, View
+from tminus.sessions.transitions import CreateResult
+from tminus.storage import Transaction, View, due
 from tminus.storage.deadlines import DueBatch
-from tminus.storage.due import PIN_RETRY, do_due
+from tminus.storage.due import PIN_RETRY, Recomputed, do_due
 from tminus.storage.engine import READERS
 from tminus.storage.retention import remove_closed
 from tminus.storage.store import Lane
@@ -374,6 +375,38 @@ def test_unchanged_timeouts_are_applied_once(world: World) -> None:
     assert len(jobs) == 1, "one job reads the stored time-outs, and none reads sessions"
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch_time", "sizes"),
+    [
+        pytest.param(60, [128, 256, 512, 1024, 2048, 4096, 4096], id="while they are quick, batches grow"),
+        pytest.param(0, [128, *[512] * 17], id="slow batches stay small"),
+    ],
+)
+def test_a_create_is_answered_between_two_batches_of_new_timeouts(
+    world: World, monkeypatch: pytest.MonkeyPatch, batch_time: int, sizes: list[int]
+) -> None:
+    """A create that arrives during a batch is answered before the next batch, whose size depends on the time taken."""
+    monkeypatch.setattr(sweeps, "BATCH_TIME", batch_time)
+    start = world.now + 48 * HOUR
+    due_then = {"start_time": start, "due_at": start - 10 * MINUTE, "due_trigger": Trigger.OPEN}
+    number = sum(sizes) - 50  # the last batch is not full
+    world.put(*(session(id=f"s{n:05}", **due_then) for n in range(number)))
+    recompute = due.recompute_deadlines
+    limits: list[int] = []
+    creates: list[Future[CreateResult]] = []
+
+    def observed(tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:
+        assert all(create.done() for create in creates), "the create waited for more than one batch"
+        limits.append(limit)
+        creates.append(world.store.submit(lambda tx: commands.create(tx, world.settings, AGENT, order(), None)))
+        return recompute(tx, timeouts, after, limit)
+
+    monkeypatch.setattr(due, "recompute_deadlines", observed)
+    assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE)) == number
+    assert limits == sizes
+    assert len({create.result(30).session.id for create in creates}) == len(sizes)
 
 
 def test_a_longer_lead_opens_sessions_within_it_at_once(world: World) -> None:
