@@ -4,9 +4,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import func, insert, select
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, order, session, settings
 from tests.support.plain_lifecycle import Deadline, deadline
@@ -14,7 +16,7 @@ from tests.support.worlds import World
 
 from tminus.domain import ids
 from tminus.domain.errors import WrongStatus
-from tminus.domain.model import AgentSession
+from tminus.domain.model import AgentSession, Event
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, EventType, SessionType, Status, Timeouts, Trigger
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
@@ -24,8 +26,9 @@ from tminus.storage import Transaction, View, due
 from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import PIN_RETRY, Recomputed, do_due
 from tminus.storage.engine import READERS
-from tminus.storage.retention import remove_closed
+from tminus.storage.retention import Removed, remove_closed
 from tminus.storage.store import Lane
+from tminus.storage.tables import EVENTS
 from tminus.storage.transaction import AGENT_SESSIONS_KEPT
 
 T = TypeVar("T")
@@ -486,6 +489,42 @@ def test_a_batch_of_retention_is_limited_by_rows_also_within_one_session(world: 
             assert world.told(long)[-1] is EventType.CLOSED  # the session is closed, as a check requires
     assert (rows, world.all_sessions()) == (0, {})
     assert batches >= 6
+
+
+def test_a_create_is_committed_between_two_batches_of_retention(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A create that arrives during a batch of retention waits for this batch and at most for the next, both small."""
+    monkeypatch.setattr(sweeps, "BATCH_TIME", 0)  # each batch is too slow, so batches become small
+    old: dict[str, Any] = {"status": Status.CLOSED, "closed_at": NOW, "due_at": None}
+    world.put(*(session(id=f"s{n}", **old) for n in range(5)))
+    happened: dict[str, Any] = {
+        "type": EventType.JOINED,
+        "ts": NOW,
+        "actor": "a",
+        "status": Status.CLOSED,
+        "expires_at": NOW,
+    }
+    rows = [Event(session_id=f"s{n}", **happened).model_dump(exclude={"seq"}) for n in range(5) for _ in range(400)]
+    world.run(lambda tx: tx.execute(insert(EVENTS), rows))
+    world.clock.passes(DAYS)
+    limits: list[int] = []
+    left: list[int] = []
+    creates: list[Future[CreateResult]] = []
+
+    def observed(tx: Transaction, before: datetime, limit: int) -> Removed:
+        # The last create may share the transaction of this batch.
+        assert all(create.done() for create in creates[:-1]), "a create waited for more than two batches"
+        limits.append(limit)
+        left.append(tx.scalar(select(func.count()).select_from(EVENTS).where(EVENTS.c.ts == NOW)) or 0)
+        creates.append(world.store.submit(lambda tx: commands.create(tx, world.settings, AGENT, order(), None)))
+        return remove_closed(tx, before, limit)
+
+    monkeypatch.setattr(sweeps, "remove_closed", observed)
+    assert sweeps.remove_old(world.store.submit, HOUR) == 5
+    assert set(world.all_sessions()) == {create.result(30).session.id for create in creates}
+    assert limits == [256, 128, 64, *[sweeps.SMALLEST_REMOVAL] * (len(limits) - 3)]
+    assert left[0] == 2000
+    removed = [before - after for before, after in pairwise([*left, 0])]
+    assert all(rows <= limit for rows, limit in zip(removed, limits, strict=True)), "events of each batch"
 
 
 def test_after_the_clock_jumps_ahead_nothing_is_removed_for_a_day(world: World) -> None:
