@@ -5,10 +5,11 @@ Creating a TLS context takes a tenth of a second, so endpoints with the same aut
 
 import ssl
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+
+from tminus.system.authorities import modification_times
 
 _context_lock = threading.Lock()
 
@@ -29,21 +30,13 @@ class Trust:
         if ca_file is not None:
             content = ca_file.read_bytes()
             _check(ca_file, content)
-        return cls(ca_file, content, _system_authorities())
+        system = ssl.get_default_verify_paths()
+        return cls(ca_file, content, modification_times(system.openssl_cafile, system.openssl_capath))
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context, which the first call creates. Any thread may call it. Raises `OSError`."""
         with _context_lock:
             return _context(self)
-
-
-def _system_authorities() -> tuple[int, ...]:
-    found = ssl.get_default_verify_paths()
-    times: list[int] = []
-    for path in (found.openssl_cafile, found.openssl_capath):
-        with suppress(OSError):
-            times.append(Path(path).stat().st_mtime_ns)
-    return tuple(times)
 
 
 @lru_cache(maxsize=1024)

@@ -3,11 +3,13 @@
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from tminus import config
 from tminus.config import ConfigError, ConfigProblem, Settings
 from tminus.config.settings import Oidc
+from tminus.system.authorities import modification_times
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,20 @@ def read(settings: Settings, state: Path, environ: Mapping[str, str]) -> Access 
     trust = None
     if oidc.issuer.startswith("https:"):
         try:
-            trust = ssl.create_default_context(cafile=state / oidc.ca_file if oidc.ca_file else None)
+            trust = _trust(state / oidc.ca_file if oidc.ca_file else None)
         except OSError as error:  # also ssl.SSLError
             problem = f"does not name a file of certificates: {error.strerror or error}"
             raise ConfigError((ConfigProblem("", "signin.oidc.ca_file", problem),)) from None
     return Access(oidc, secret, trust)
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a TLS context, which is the previous one if no certificate has changed. Raises `OSError`."""
+    system = ssl.get_default_verify_paths()
+    content = ca_file.read_bytes() if ca_file is not None else b""
+    return _context(ca_file, content, modification_times(system.cafile, system.capath))
+
+
+@lru_cache(maxsize=1)
+def _context(ca_file: Path | None, _content: bytes, _system: tuple[int, ...]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file)

@@ -1,5 +1,7 @@
 """`[signin.oidc]`: what is refused, and how its secret is read."""
 
+import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,32 @@ def test_a_missing_or_empty_secret_and_a_wrong_ca_file_are_reported(tmp_path: Pa
             _read(tmp_path, f'{COMPLETE}ca_file = "ca.pem"\n')
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     assert _read(tmp_path, f'{COMPLETE}ca_file = "ca.pem"\n').trust is not None
+
+
+def test_a_reload_makes_a_tls_context_only_if_certificates_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The TLS context for the issuer is kept until `ca_file`, its content, or the system's authorities change."""
+    (tmp_path / "secret").write_text("s")
+    first, other, system = (trustme.CA().cert_pem for _ in range(3))
+    system.write_to_path(str(tmp_path / "system.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    first.write_to_path(str(tmp_path / "ca.pem"))
+
+    def same_at_a_reload(text: str) -> ssl.SSLContext:
+        before, after = (_read(tmp_path, text).trust for _ in range(2))
+        assert after is before
+        assert isinstance(before, ssl.SSLContext)
+        return before
+
+    private = COMPLETE + 'ca_file = "ca.pem"\n'
+    before = same_at_a_reload(private)
+    other.write_to_path(str(tmp_path / "ca.pem"))
+    assert same_at_a_reload(private).get_ca_certs() != before.get_ca_certs()
+
+    public = same_at_a_reload(COMPLETE)
+    os.utime(tmp_path / "system.pem", ns=(1, 1))
+    assert same_at_a_reload(COMPLETE) is not public
 
 
 def test_groups_give_roles_and_a_star_gives_one_to_everybody() -> None:
