@@ -27,6 +27,7 @@ def shorten(database: Path) -> bool:
         if wal.stat().st_size <= WAL_KEPT:
             return False
         with closing(sqlite3.connect(database, timeout=WAIT, isolation_level=None)) as connection:
+            harden(connection)
             _, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if copied < frames:
                 return False

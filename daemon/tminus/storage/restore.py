@@ -11,7 +11,7 @@ from pathlib import Path
 from tminus.domain.errors import CannotOpenDatabase, CannotRestore, DatabaseTooNew, TminusError
 from tminus.storage import meta, migrate
 from tminus.storage.backup import stamp
-from tminus.storage.engine import Location, make_engine, open_read_only, sqlite_file
+from tminus.storage.engine import Location, harden, make_engine, open_read_only, sqlite_file
 from tminus.storage.partial_file import flush, partial_file
 from tminus.storage.snapshot import (
     Contents,
@@ -130,6 +130,7 @@ def _move_aside(database: Path, now: datetime) -> Path | None:
         flush(database.parent)
         # After the links: SQLite discards the -wal file of a damaged database, and that may be its more valuable part.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
+            harden(present)
             present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for one, name in kept:
             # The content of this file is in the database already. SQLite would write it over later changes.
