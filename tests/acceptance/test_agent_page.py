@@ -18,7 +18,7 @@ from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expe
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
+from tests.acceptance.test_behind_a_path import free_port, nginx, proxied
 from tests.acceptance.test_pages import check
 from tests.acceptance.times import from_now
 from tests.support import browsers
@@ -179,14 +179,13 @@ def test_what_happens_on_another_daemon_appears_without_a_reload(
         second.terminate()
 
 
-@pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
 def test_the_page_works_behind_a_proxy_that_removes_a_path(
     start_daemon: StartDaemon, browser: Browser, tmp_path: Path
 ) -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}/tminus"
     daemon = start_daemon(server={"public_url": base})
-    with nginx(tmp_path, port, daemon.url), browsers.visiting(browser) as agent:
+    with proxied(nginx, tmp_path, port, [daemon]), browsers.visiting(browser) as agent:
         agent.page.goto(f"{base}/agent")
         agent.page.locator("#token").fill(daemon.tokens["anna"])
         agent.page.locator("#token").press("Enter")

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Route, WebSocketRoute
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
+from tests.acceptance.test_behind_a_path import free_port, nginx, proxied
 from tests.support import browsers, challenges, page_pictures
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
 from tests.support.databases import PostgresServer
@@ -747,7 +747,6 @@ def test_guests_and_hosts_meet_on_host_names_of_their_own(start_daemon: StartDae
         assert host.page.url == f"{hosts}?{made['id']}"
 
 
-@pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
 def test_people_meet_behind_a_proxy_that_removes_a_path(
     start_daemon: StartDaemon, visit: Visit, tmp_path: Path
 ) -> None:
@@ -755,7 +754,7 @@ def test_people_meet_behind_a_proxy_that_removes_a_path(
     base = f"http://127.0.0.1:{port}/tminus"
     daemon = start_daemon(server={"public_url": base, "host_url": f"{base}/index.html"})
     made = daemon.make(type="support", userDescription="Anna")
-    with nginx(tmp_path, port, daemon.url):
+    with proxied(nginx, tmp_path, port, [daemon]):
         host, bob = visit(made["urls"]["host"]), visit(made["urls"]["user"])
         host.give_name("Anna")
         bob.give_name("Bob")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
-from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
+from tests.acceptance.test_behind_a_path import free_port, nginx, proxied
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -133,13 +133,12 @@ def test_the_configured_file_shows_the_page(start_daemon: StartDaemon) -> None:
     assert made["urls"]["host"].startswith(f"https://example.com/viewer/index.html?{made['id']}#host=")
 
 
-@pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
 def test_the_page_works_behind_a_proxy_that_removes_a_path(start_daemon: StartDaemon, tmp_path: Path) -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}/tminus"
     daemon = start_daemon(server={"public_url": base, "host_url": f"{base}/index.html"})
     made = daemon.make(type="support")
-    with nginx(tmp_path, port, daemon.url):
+    with proxied(nginx, tmp_path, port, [daemon]):
         for link in made["urls"].values():
             page = httpx.get(link)
             assert page.status_code == 200
