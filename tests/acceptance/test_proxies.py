@@ -77,11 +77,12 @@ class Front:
     trust: ssl.SSLContext
     daemons: tuple[Daemon, Daemon]
     folder: Path
-    """The files of the proxy, with its logs."""
+    """The files of the proxy, with its logs, and `authority.pem`, the certificate of its authority."""
+    scheme: str = "https"
 
     @property
     def url(self) -> str:
-        return f"https://{NAME}:{self.port}"
+        return f"{self.scheme}://{NAME}:{self.port}"
 
     def connect(self, source: str = CLIENT) -> ssl.SSLSocket:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(source, 0))
@@ -93,7 +94,7 @@ class Front:
         headers = {"X-Forwarded-For": FORGED, "Host": NAME} | ({"Session-id": token} if token else {})
         transport = httpx.HTTPTransport(verify=self.trust, local_address=source)
         with httpx.Client(
-            base_url=f"https://127.0.0.1:{self.port}", transport=transport, headers=headers, timeout=20
+            base_url=f"{self.scheme}://127.0.0.1:{self.port}", transport=transport, headers=headers, timeout=20
         ) as client:
             yield client
 
@@ -247,7 +248,7 @@ def front(
 
 
 @contextmanager
-def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterator[Front]:
+def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path, scheme: str = "https") -> Iterator[Front]:
     """Run a proxy in front of two daemons while the block lasts; its files are in `folder`."""
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME, "127.0.0.1")
@@ -255,6 +256,7 @@ def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterato
     (folder / "chain.pem").write_bytes(chain)
     (folder / "key.pem").write_bytes(certificate.private_key_pem.bytes())
     (folder / "both.pem").write_bytes(chain + certificate.private_key_pem.bytes())
+    (folder / "authority.pem").write_bytes(authority.cert_pem.bytes())
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     port = free_port()
@@ -265,7 +267,7 @@ def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterato
     assert checked.returncode == 0, checked.stdout + checked.stderr
     with (folder / "said").open("wb") as output:
         process = subprocess.Popen(run, cwd=folder, stdout=output, stderr=output, env=environ)
-    one = Front(port, trust, daemons, folder)
+    one = Front(port, trust, daemons, folder, scheme)
     try:
         with one.http() as http:
 
