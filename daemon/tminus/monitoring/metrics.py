@@ -4,6 +4,9 @@ No label has a value that a client has sent: triggers, statuses, routes and code
 configuration. `docs/monitoring.md` lists all metrics, and a test compares the two.
 """
 
+import errno
+import os
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -250,6 +253,23 @@ class _Process(ProcessCollector):
         library would report no process metrics at all.
         """
         return clock.booted()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the library's metrics, and the number of open files also when all are in use.
+
+        The library opens files to count them, so it would omit the number just when the alert needs it.
+        """
+        found = list(super().collect())
+        yield from found
+        if f"{self._prefix}open_fds" in {metric.name for metric in found}:
+            return
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                yield GaugeMetricFamily(f"{self._prefix}open_fds", "Number of open file descriptors.", limit)
+                yield GaugeMetricFamily(f"{self._prefix}max_fds", "Maximum number of open file descriptors.", limit)
 
 
 class _Stored(Collector):

@@ -1,6 +1,8 @@
 """Metrics of commits, and the queries of a scrape. On both databases."""
 
+import os
 import re
+import resource
 import sqlite3
 from collections import Counter
 from datetime import timedelta
@@ -195,6 +197,20 @@ def test_process_metrics_are_present_although_the_boot_time_is_hidden(tmp_path: 
 
     assert values["process_resident_memory_bytes"] > 0
     assert 0 < wall_clock.now().timestamp() - values["process_start_time_seconds"] < 3600
+
+
+def test_the_number_of_open_files_is_present_although_none_can_be_opened() -> None:
+    process = _Process(registry=None)
+    own, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+    try:
+        values = {metric.name: metric.samples[0].value for metric in process.collect()}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (own, most))
+
+    assert (values["process_open_fds"], values["process_max_fds"]) == (free, free)
 
 
 def test_sessions_are_counted_again_only_after_new_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
