@@ -180,8 +180,13 @@ def test_a_scrape_counts_what_happened(monitored: Daemon) -> None:
 class Prometheus:
     """A Prometheus that scrapes the daemon with the sample configuration."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
         self._http = http
+        self._process = process
+
+    def reload(self) -> None:
+        """Let Prometheus read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
 
     def ready(self) -> bool:
         """Return whether Prometheus listens and has scraped twice."""
@@ -226,10 +231,10 @@ def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Promet
         address = f"127.0.0.1:{free.getsockname()[1]}"
     arguments = (f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data")
     with (
-        running(program, *arguments, f"--web.listen-address={address}", cwd=home),
+        running(program, *arguments, f"--web.listen-address={address}", cwd=home) as process,
         httpx.Client(base_url=f"http://{address}") as client,
     ):
-        started = Prometheus(client)
+        started = Prometheus(client, process)
         eventually(started.ready)
         yield started
 
