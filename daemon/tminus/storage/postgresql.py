@@ -116,7 +116,8 @@ class Server:
         return psycopg.connect(**{**self._parameters, "connect_timeout": seconds}, autocommit=True)
 
     def _check(self, connection: psycopg.Connection) -> None:
-        [[pid, encoding]] = query_rows(connection, b"SELECT pg_backend_pid(), current_setting('server_encoding')")
+        asked = b"SELECT pg_backend_pid(), current_setting('server_encoding'), current_setting('synchronous_commit')"
+        [[pid, encoding, commits]] = query_rows(connection, asked)
         if encoding != "UTF8":
             raise Unsuitable(
                 f"the database's encoding is {encoding}, and tminus needs UTF8"
@@ -128,15 +129,18 @@ class Server:
             with self._probe_lock:
                 self._check_pooler(connection, pid)
         escape = Escaping(connection.pgconn).escape_literal
-        names = [bytes(escape(name.encode())) for name in self._settings]
-        values = [bytes(escape(value.encode())) for value in self._settings.values()]
+        settings = self._settings
+        if commits == "off":  # a server that fails would lose changes which it has acknowledged
+            settings = {"synchronous_commit": "on"} | settings
+        names = [bytes(escape(name.encode())) for name in settings]
+        values = [bytes(escape(value.encode())) for value in settings.values()]
         made = b", ".join(b"set_config(%s, %s, false)" % both for both in zip(names, values, strict=True))
         kept = b", ".join(b"current_setting(%s)" % name for name in names)
         [[*wanted]] = query_rows(connection, b"SELECT " + made)
         [[after, *found]] = query_rows(connection, b"SELECT pg_backend_pid(), " + kept)
         if after != pid:
             raise Unsuitable(_TRANSACTIONS)
-        for name, value, want in zip(self._settings, found, wanted, strict=True):
+        for name, value, want in zip(settings, found, wanted, strict=True):
             if value != want:
                 raise Unsuitable(f"the setting {name} is {value} in the next transaction after it was set to {want}")
 

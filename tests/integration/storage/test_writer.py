@@ -594,6 +594,28 @@ def test_connection_parameters_of_the_url_override_those_of_tminus(pg_server: Po
     assert shown == ["mine", "desk", "5s"]
 
 
+@pytest.mark.parametrize(
+    ("of_the_server", "of_the_url", "in_force"),
+    [
+        ("off", "", "on"),
+        ("local", "", "local"),
+        ("remote_apply", "", "remote_apply"),
+        ("on", "off", "off"),
+    ],
+)
+def test_commits_wait_for_the_disk_unless_the_url_says_otherwise(
+    pg_server: PostgresServer, of_the_server: str, of_the_url: str, in_force: str
+) -> None:
+    with pg_server.database() as database:
+        name = make_url(database.url).database
+        pg_server._admin.execute(f"ALTER DATABASE {name} SET synchronous_commit = {of_the_server}")
+        url = with_options(database, f"-c synchronous_commit={of_the_url}") if of_the_url else database.url
+        made = engine.make_engine(url, writes=True)
+        with made.connect() as connected:
+            assert connected.execute(text("SHOW synchronous_commit")).scalar() == in_force
+        made.dispose()
+
+
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, SystemExit])
 def test_a_failed_opening_of_a_database_leaves_no_thread(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
