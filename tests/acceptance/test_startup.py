@@ -114,9 +114,9 @@ def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_di
     first = start_daemon(storage={"url": f"sqlite:///{file}"})
     session = first.make()
     assert first.process is not None
-    link = tmp_path / "link.db"
-    link.symlink_to(file)
-    for path in (file, link):
+    folder = tmp_path / "folder"
+    folder.symlink_to(tmp_path)
+    for path in (file, folder / file.name):
         second = make_daemon(storage={"url": f"sqlite:///{path}"})
         refusal = f"{path}: another tminus is running here (process {first.process.pid}): stop it first"
         assert failed(second) == refusal
@@ -127,6 +127,28 @@ def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_di
         assert [second.command(*command.split()).returncode for command in ("advance", "db upgrade")] == [0, 0]
     assert first.session(session["id"]) == session
     assert list(tmp_path.glob("elsewhere.db.*")) == [], "nothing was moved aside"
+
+
+def test_a_database_that_is_a_symbolic_link_is_refused(make_daemon: StartDaemon, tmp_path: Path) -> None:
+    """SQLite keeps the -wal file beside the file to which the link leads, so nothing here would look at it."""
+    link = tmp_path / "link.db"
+    (tmp_path / "real.db").touch()
+    link.symlink_to(tmp_path / "real.db")
+    daemon = make_daemon(storage={"url": f"sqlite:///{link}"})
+    problem = "is a symbolic link: let storage.url name the file itself, or make the link to its directory"
+    assert failed(daemon) == f"{link}: {problem}"
+    copy = daemon.home / "copy.db"
+    for command in (
+        "db check",
+        "db compact",
+        "db upgrade",
+        "advance",
+        f"db backup {copy}",
+        f"db restore {daemon.config}",
+    ):
+        done = daemon.command(*command.split())
+        assert (done.returncode, done.stderr) == (1, f"tminus: {link}: {problem}\n"), command
+    assert (tmp_path / "real.db").read_bytes() == b""
 
 
 @pytest.mark.parametrize("command", ["run", "db upgrade"])

@@ -38,11 +38,9 @@ def lock(state: Path, database: Path | None) -> Iterator[None]:
         if database is not None:
             try:
                 with acting_for(database.parent):
-                    file = database.resolve()  # follows links with the rights of the directory's owner
-                    with acting_for(file.parent):
-                        # A file of its own: closing the database file would release SQLite's own locks on it.
-                        held.append(_open(file.with_name(f"{file.name}-lock")))
-                        _lock(held[-1], database)
+                    # A file of its own: closing the database file would release SQLite's own locks on it.
+                    held.append(_open(database.with_name(f"{database.name}-lock")))
+                    _lock(held[-1], database)
             except OSError as error:
                 raise CannotOpenDatabase(
                     str(database), f"cannot be locked ({error.strerror})", error.errno in _TRANSIENT

@@ -158,9 +158,19 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def sqlite_file(url: Location) -> Path | None:
-    """Return the file of an SQLite database; None for PostgreSQL."""
+    """Return the file of an SQLite database; None for PostgreSQL.
+
+    Raises `CannotOpenDatabase` if it is a symbolic link: SQLite keeps its -wal file beside the file to which the link
+    leads, so everything here that looks at files beside the database would miss them.
+    """
     parsed = _url(url)
-    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    file = Path(parsed.database or "")
+    if file.is_symlink():
+        problem = "is a symbolic link: let storage.url name the file itself, or make the link to its directory"
+        raise CannotOpenDatabase(str(file), problem)
+    return file
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:

@@ -198,7 +198,7 @@ class Store:
     @property
     def has_peers(self) -> bool:
         """Whether other daemons may use the same database: an SQLite file has only one daemon."""
-        return sqlite_file(self._url) is None
+        return self._file is None
 
     def read(self, query: Callable[[View], T], *, lane: Lane = "requests") -> T:
         """Run `query` on one snapshot, in the calling thread; return its result.
