@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -266,14 +267,10 @@ class Recurrence:
 
         This takes time in proportion to the number of periods of the rule from its start to `until`.
         """
-        found = {one for one in self.added if after < one <= until}
-        for one in _of_rule(self.start, self.rule, until, self.zone):
-            if one > after:
-                found.add(one)
-                if len(found) > most + len(self.excluded) + len(self.added):
-                    break
-        kept = (one for one in sorted(found) if not self._is_excluded(one))
-        return [one for one, _ in zip(kept, range(most), strict=False)]
+        added = {one for one in self.added if after < one <= until and not self._is_excluded(one)}
+        of_rule = _of_rule(self.start, self.rule, until, self.zone)
+        kept = (one for one in of_rule if one > after and not self._is_excluded(one))
+        return sorted(added.union(islice(kept, most)))[:most]
 
     def _is_excluded(self, local: datetime) -> bool:
         return local_text(local) in self.excluded or local.date().isoformat() in self.excluded

@@ -105,6 +105,29 @@ def test_many_sessions_are_made_in_several_transactions_and_once(agents: World) 
     assert agents.store.read(stored.next_due) is None or not agents.passes(40 * DAY).transitions["occurrence"]
 
 
+def test_an_excluded_day_with_several_sessions_costs_no_others(agents: World) -> None:
+    """All sessions within the horizon are made, without one day of 30, and a repeated request adds none."""
+    request = wanted(
+        "FREQ=DAILY;BYHOUR=8,9,10", "2030-01-08T08:00", horizon=30 * DAY, excluded=frozenset({"2030-01-12"})
+    )
+    one = create(agents, request)
+    agents.advance()
+    assert len(starts(agents, one)) == 29 * 3
+    change(agents, one, request)
+    assert len(starts(agents, one)) == 29 * 3
+
+
+def test_excluded_days_do_not_delay_the_sessions_after_them(agents: World) -> None:
+    """After three excluded days, each session is made as soon as it is within the horizon."""
+    days = frozenset({"2030-01-10", "2030-01-11", "2030-01-12"})
+    one = create(agents, wanted("FREQ=DAILY;BYHOUR=9,15", horizon=DAY, excluded=days))
+    for _ in range(8):
+        agents.passes(DAY)
+    assert [local[5:13] for local in made(agents, one)] == [
+        f"01-{day:02}T{hour:02}" for day in (8, 9, 13, 14, 15, 16) for hour in (9, 15) if (day, hour) != (16, 15)
+    ]
+
+
 def test_a_series_of_single_times_ends_with_the_last(agents: World) -> None:
     added = (parse_local("2030-01-09T10:00"),)
     one = create(agents, wanted(None, added=added, excluded=frozenset({"2030-01-10"})))

@@ -7,12 +7,13 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tminus.domain.recurrence import (
     Recurrence,
     instant,
+    local_text,
     parse_excluded,
     parse_horizon,
     parse_local,
@@ -229,3 +230,34 @@ def test_a_rule_selects_what_the_model_selects_and_keeps_its_time_in_each_zone(
         there = instant(one, zone).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         is_skipped = ZoneInfo(zone).utcoffset(one) != ZoneInfo(zone).utcoffset(one.replace(fold=1)) and there != one
         assert there == one or (is_skipped and timedelta(0) < there - one <= timedelta(days=1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hours=st.sets(st.integers(0, 23), min_size=1, max_size=8),
+    days=st.sets(st.integers(0, 40), max_size=10),
+    times=st.sets(st.tuples(st.integers(0, 40), st.integers(0, 23)), max_size=5),
+    more=st.sets(st.integers(0, 41 * 48), max_size=5),
+    begun=st.integers(-5, 300),
+    span=st.integers(1, 40),
+    most=st.sampled_from([1, 3, 64, 1000]),
+)
+@example({8, 12, 16}, {5}, set(), set(), 0, 30, 64)
+@example({9, 15}, {2, 3, 4}, set(), set(), 39, 400, 1)
+def test_excluded_days_and_times_take_no_place_of_others(
+    hours: set[int], days: set[int], times: set[tuple[int, int]], more: set[int], begun: int, span: int, most: int
+) -> None:
+    """The first starts of a series are the same as those of a list of all starts without the excluded ones."""
+    start = datetime(2027, 1, 1)
+    added = {start + number * timedelta(minutes=30) for number in more}
+    excluded_times = {start + timedelta(days=day, hours=hour) for day, hour in times}
+    excluded_dates = {(start + timedelta(days=day)).date() for day in days}
+    excluded = {local_text(one) for one in excluded_times} | {one.isoformat() for one in excluded_dates}
+    rule = parse_rule(f"FREQ=DAILY;BYHOUR={','.join(map(str, sorted(hours)))}")
+    series = Recurrence(start, "UTC", rule, frozenset(excluded), tuple(added))
+    after = start + timedelta(hours=begun)
+    until = after + timedelta(days=span)
+
+    everything = {start + timedelta(days=day, hours=hour) for day in range(500) for hour in hours} | added
+    left = (one for one in everything if one not in excluded_times and one.date() not in excluded_dates)
+    assert series.between(after, until, most) == sorted(one for one in left if after < one <= until)[:most]
