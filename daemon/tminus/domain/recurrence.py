@@ -232,16 +232,16 @@ def _week_start(content: str) -> int:
     return _DAYS.index(content)
 
 
-def _parse_until(text: str) -> tuple[datetime, bool]:
-    """Return the last local time of a rule, and whether it is in UTC. A date alone includes that whole day."""
+def _parse_until(text: str) -> datetime:
+    """Return the last time of a rule: in UTC if it ends with Z, otherwise local. A date alone includes that day."""
     match = _UNTIL.fullmatch(text)
     try:
         assert match is not None
         day = datetime.strptime(match[1], "%Y%m%d")  # noqa: DTZ007 - local
         if match[2] is None:
-            return day + timedelta(days=1, microseconds=-1), False
+            return day + timedelta(days=1, microseconds=-1)
         clock = datetime.strptime(match[2], "%H%M%S").time()  # noqa: DTZ007 - likewise
-        return datetime.combine(day.date(), clock), bool(match[3])
+        return datetime.combine(day.date(), clock, UTC if match[3] else None)
     except (AssertionError, ValueError, OverflowError):
         raise ValueError(f"must have a date or time such as 20261231T230000Z as UNTIL, not {quoted(text)}") from None
 
@@ -294,18 +294,16 @@ def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str
     if rule is None:
         yield from (one for one in (start,) if one <= until)
         return
-    last = until
-    if rule.until is not None:
-        end, is_utc = _parse_until(rule.until)
-        if is_utc:
-            end = end.replace(tzinfo=UTC).astimezone(zone(zone_name)).replace(tzinfo=None)
-        last = min(until, end)
+    end = until if rule.until is None else _parse_until(rule.until)
+    last = until if end.tzinfo else min(until, end)
     left = rule.count if rule.count is not None else -1
     times = _monthly_or_yearly if rule.freq in ("YEARLY", "MONTHLY") else _daily_or_weekly
     for one in times(start, rule, last):
         if left == 0 or one > last:
             return
-        if one >= start:
+        # When clocks change, local times are not in the order of the times that they mean. So one that is after the end
+        # does not mean that all following ones are.
+        if one >= start and not (end.tzinfo and instant(one, zone_name) > end):
             left -= 1
             yield one
 
@@ -314,10 +312,8 @@ def is_over(rule: Rule, after: datetime, zone_name: str) -> bool:
     """Return whether a rule has an `UNTIL` that is not after a local time. The end by `COUNT` is not computed."""
     if rule.until is None:
         return False
-    end, is_utc = _parse_until(rule.until)
-    if is_utc:
-        end = end.replace(tzinfo=UTC).astimezone(zone(zone_name)).replace(tzinfo=None)
-    return end <= after
+    end = _parse_until(rule.until)
+    return end <= (instant(after, zone_name) if end.tzinfo else after)
 
 
 def _daily_or_weekly(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:

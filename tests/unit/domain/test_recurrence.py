@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tminus.domain.recurrence import (
     Recurrence,
     instant,
+    is_over,
     local_text,
     parse_excluded,
     parse_horizon,
@@ -90,6 +91,42 @@ def test_a_series_keeps_its_local_time_when_the_clocks_change() -> None:
 def test_a_skipped_local_time_has_the_offset_before_the_change_and_a_repeated_one_is_the_first() -> None:
     assert instant(datetime(2027, 3, 28, 2, 30), "Europe/Berlin") == datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
     assert instant(datetime(2027, 10, 31, 2, 30), "Europe/Berlin") == datetime(2027, 10, 31, 0, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("rule", "start", "expected"),
+    [
+        ("FREQ=DAILY;UNTIL=20271031T010000Z", "2027-10-29T02:30", ["10-29 00:30", "10-30 00:30", "10-31 00:30"]),
+        ("FREQ=DAILY;UNTIL=20271031T002959Z", "2027-10-29T02:30", ["10-29 00:30", "10-30 00:30"]),
+        ("FREQ=DAILY;UNTIL=20270328T010000Z", "2027-03-26T02:30", ["03-26 01:30", "03-27 01:30"]),
+        ("FREQ=DAILY;UNTIL=20270328T013000Z", "2027-03-26T02:30", ["03-26 01:30", "03-27 01:30", "03-28 01:30"]),
+        (
+            "FREQ=DAILY;BYHOUR=2,3;BYMINUTE=0,30;UNTIL=20270328T010000Z", "2027-03-27T03:00",
+            ["03-27 02:00", "03-27 02:30", "03-28 01:00"],
+        ),
+    ],
+)  # fmt: skip
+def test_an_end_in_utc_is_compared_with_the_time_that_a_start_means(rule: str, start: str, expected: list[str]) -> None:
+    """In the nights in which clocks change, a rule has the starts up to the instant at which it ends."""
+    when = Recurrence(parse_local(start), "Europe/Berlin", parse_rule(rule))
+    found = {instant(one, when.zone) for one in when.between(datetime(2027, 1, 1), datetime(2028, 1, 1), 99)}
+    assert [f"{one:%m-%d %H:%M}" for one in sorted(found)] == expected
+
+
+def test_whether_a_rule_is_over_is_decided_in_utc_if_its_end_is() -> None:
+    """A rule whose end is in UTC is over at that instant, also when clocks are set back."""
+    rule = parse_rule("FREQ=DAILY;UNTIL=20271031T010000Z")
+    assert not is_over(rule, datetime(2027, 10, 31, 2, 30), "Europe/Berlin")
+    assert is_over(rule, datetime(2027, 10, 31, 3), "Europe/Berlin")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_rule_may_end_at_any_time_that_can_be_written(zone: str) -> None:
+    """The earliest and the latest end in UTC are compared in each time zone, without an overflow."""
+    first = datetime(2027, 1, 1)
+    for until, number in (("00010101T000000Z", 0), ("99991231T235959Z", 3)):
+        when = Recurrence(first, zone, parse_rule(f"FREQ=DAILY;UNTIL={until}"))
+        assert len(when.between(first - timedelta(days=1), first + timedelta(days=2), 9)) == number
 
 
 @pytest.mark.parametrize(
