@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from heapq import merge
 from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,6 +34,9 @@ MAX_A_DAY = 8
 
 MAX_DATES = 366
 """Maximum number of excluded occurrences of a series. It is also the maximum number of added ones."""
+
+LONGEST_SKIP = timedelta(days=1)
+"""The longest time by which clocks are set ahead at once: a zone that crosses the date line skips a day."""
 
 FIRST_YEAR, LAST_YEAR = 2000, 2999
 """The years of local times. Python's `datetime` ends with the year 9999."""
@@ -263,14 +267,20 @@ class Recurrence:
     """Local times of occurrences in addition to those of the rule."""
 
     def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
-        """Return the first `most` local times after `after`, up to `until`, in order.
+        """Return the first `most` local times after `after`, up to `until`, in order. No two mean the same time.
 
         This takes time in proportion to the number of periods of the rule from its start to `until`.
         """
-        added = {one for one in self.added if after < one <= until and not self._is_excluded(one)}
+        return list(islice((one for one in self._starts(after - LONGEST_SKIP, until) if one > after), most))
+
+    def _starts(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Return the local times after `after`, up to `until`, in order: the first of those that mean the same time."""
+        seen = set()
         of_rule = _of_rule(self.start, self.rule, until, self.zone)
-        kept = (one for one in of_rule if one > after and not self._is_excluded(one))
-        return sorted(added.union(islice(kept, most)))[:most]
+        for one in merge(of_rule, sorted(one for one in self.added if one <= until)):
+            if one > after and not self._is_excluded(one) and (start := instant(one, self.zone)) not in seen:
+                seen.add(start)
+                yield one
 
     def _is_excluded(self, local: datetime) -> bool:
         return local_text(local) in self.excluded or local.date().isoformat() in self.excluded

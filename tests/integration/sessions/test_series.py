@@ -128,6 +128,22 @@ def test_excluded_days_do_not_delay_the_sessions_after_them(agents: World) -> No
     ]
 
 
+def test_two_starts_that_are_the_same_time_are_one_session(agents: World) -> None:
+    """When clocks skip 02:30, it is 03:30: the series makes one session, which is not in its own way."""
+    agents.clear(datetime(2030, 3, 30, 12, tzinfo=UTC))
+    policy = agents.settings.policy.model_copy(update={"overlap": OverlapPolicy.REFUSE})
+    agents.settings = agents.settings.model_copy(update={"policy": policy})
+    request = wanted("FREQ=DAILY;BYHOUR=2,3;BYMINUTE=30", "2030-03-31T00:00", horizon=2 * DAY)
+
+    one = create(agents, request)
+    first = made(agents, one)
+    assert starts(agents, one) == ["03-31 01:30", "04-01 00:30", "04-01 01:30"]
+    change(agents, one, request)
+    assert {local: session.id for local, session in made(agents, one).items()} == {
+        local: session.id for local, session in first.items()
+    }
+
+
 def test_a_series_of_single_times_ends_with_the_last(agents: World) -> None:
     added = (parse_local("2030-01-09T10:00"),)
     one = create(agents, wanted(None, added=added, excluded=frozenset({"2030-01-10"})))

@@ -120,6 +120,20 @@ def test_whether_a_rule_is_over_is_decided_in_utc_if_its_end_is() -> None:
     assert is_over(rule, datetime(2027, 10, 31, 3), "Europe/Berlin")
 
 
+@pytest.mark.parametrize("after", ["2027-03-27T12:00", "2027-03-28T02:29", "2027-03-28T02:30", "2027-03-28T02:59"])
+def test_of_starts_that_mean_the_same_time_the_first_one_is_left(after: str) -> None:
+    """When clocks skip 02:30, it means 03:30, so a start at 03:30 is left out, wherever a search begins."""
+    added = (parse_local("2027-03-28T03:45"), parse_local("2027-03-28T02:45"))
+    rule = parse_rule("FREQ=DAILY;BYHOUR=2,3;BYMINUTE=30")
+    when = Recurrence(parse_local("2027-03-26T00:00"), "Europe/Berlin", rule, added=added)
+    expected = ["28 02:30", "28 02:45", "29 02:30", "29 03:30"]
+
+    found = when.between(parse_local(after), parse_local("2027-03-30T00:00"), 9)
+    assert [f"{one:%d %H:%M}" for one in found] == [one for one in expected if one > f"{after[8:10]} {after[11:]}"]
+    without = Recurrence(when.start, when.zone, rule, frozenset({"2027-03-28T02:30:00"}))
+    assert without.between(parse_local(after), parse_local("2027-03-29T00:00"), 9) == [datetime(2027, 3, 28, 3, 30)]
+
+
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
 def test_a_rule_may_end_at_any_time_that_can_be_written(zone: str) -> None:
     """The earliest and the latest end in UTC are compared in each time zone, without an overflow."""
