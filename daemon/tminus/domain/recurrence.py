@@ -142,6 +142,19 @@ def instant(local: datetime, zone_name: str) -> datetime:
     return local.replace(tzinfo=zone(zone_name), fold=0).astimezone(UTC)
 
 
+def earliest_local(at: datetime, zone_name: str) -> datetime:
+    """Return the earliest local time that means a time, in whole seconds.
+
+    After clocks were set ahead from 02:00 to 03:00, this is 02:05 while they show 03:05: a start at 02:30 is to come.
+    """
+    at = at.replace(microsecond=0)
+    shown = at.astimezone(zone(zone_name)).replace(tzinfo=None)
+    offset = (at - LONGEST_SKIP).astimezone(zone(zone_name)).utcoffset()
+    assert offset is not None
+    unchanged = at.replace(tzinfo=None) + offset  # what clocks would show if they had not been changed since
+    return unchanged if unchanged < shown and instant(unchanged, zone_name) == at else shown
+
+
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 

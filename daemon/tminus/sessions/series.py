@@ -157,13 +157,16 @@ class _Plan:
 
 
 def local_now(series: Series, now: datetime) -> str:
-    """Return the current local time of a series, as text; in UTC if this machine no longer has its time zone."""
+    """Return the current local time of a series, as text; in UTC if this machine no longer has its time zone.
+
+    No start that is to come is before it. After clocks were set ahead, one that follows may be past.
+    """
     return local_text(_local_now(series, now))
 
 
 def _local_now(series: Series, now: datetime) -> datetime:
     try:
-        return _Plan(series).local(now)
+        return recurrence.earliest_local(now, _Plan(series).recurrence.zone)
     except UNKNOWN_ZONE:
         return now.replace(tzinfo=None, microsecond=0)
 
@@ -285,14 +288,14 @@ def _change(
             raise SeriesEnded
         return ChangeResult(follower, replayed=True)
     _check_version(series, if_match)
+    made = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
+    rows = [row for row in made if row.given > tx.now]  # when clocks change, a later local time may be past
     if from_here is None:
         is_same = series.template == _template(request.session)
         series.definition, series.template = _definition(request, ends), _template(request.session)
-        rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         changed = series
     else:
         _check_number(tx, series.agent_id)
-        rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
         changed = _new(tx, acting.owner, request)

@@ -144,6 +144,65 @@ def test_two_starts_that_are_the_same_time_are_one_session(agents: World) -> Non
     }
 
 
+@pytest.fixture
+def after_the_gap(agents: World) -> tuple[World, Series]:
+    """A series with two starts on a day, and the world five minutes after clocks were set ahead from 02:00 to 03:00.
+
+    The start at 03:02 has passed; the one at 02:30, which becomes 03:30, has not.
+    """
+    agents.clear(datetime(2030, 3, 30, 12, tzinfo=UTC))
+    lifecycle = agents.settings.lifecycle.model_copy(update={"lead": timedelta(minutes=1)})
+    agents.settings = agents.settings.model_copy(update={"lifecycle": lifecycle})
+    added = (parse_local("2030-03-31T03:02"),)
+    one = create(agents, wanted("FREQ=DAILY", "2030-03-31T02:30", added=added, horizon=2 * DAY))
+    agents.passes(hours=13, minutes=5)
+    assert starts(agents, one) == ["03-31 01:30", "04-01 00:30", "04-02 00:30"]
+    return agents, one
+
+
+def test_the_end_of_a_series_cancels_a_session_whose_local_time_clocks_have_skipped(
+    after_the_gap: tuple[World, Series],
+) -> None:
+    """Clocks show 03:05; the session of 02:30 is at 03:30, so it is still to come."""
+    world, one = after_the_gap
+    end(world, one)
+    assert starts(world, one) == []
+
+
+def test_a_new_series_makes_a_session_whose_local_time_clocks_have_skipped(
+    after_the_gap: tuple[World, Series],
+) -> None:
+    """Clocks show 03:05; a start at 02:45 is at 03:45, so it is still to come; one at 02:04 is past."""
+    world, _ = after_the_gap
+    one = create(world, wanted("FREQ=DAILY;BYHOUR=2;BYMINUTE=4,45", "2030-03-31T00:00"))
+    assert starts(world, one)[:2] == ["03-31 01:45", "04-01 00:04"]
+
+
+@pytest.mark.parametrize(("start", "expected"), [("02:30", "01:30"), ("02:45", "01:45"), ("05:00", "03:00")])
+def test_a_change_moves_a_session_whose_local_time_clocks_have_skipped(
+    after_the_gap: tuple[World, Series], start: str, expected: str
+) -> None:
+    """Clocks show 03:05; the session of 02:30 keeps its id and moves, the one of 03:02 has passed and does not."""
+    world, one = after_the_gap
+    before = made(world, one)
+    change(world, one, wanted("FREQ=DAILY", f"2030-03-31T{start}", horizon=2 * DAY))
+    assert starts(world, one)[0] == f"03-31 {expected}"
+    after = made(world, one)
+    assert after[f"2030-03-31T{start}:00"].id == before["2030-03-31T02:30:00"].id
+    passed = before["2030-03-31T03:02:00"]
+    assert world.stored(passed).status is not Status.SCHEDULED
+    assert world.stored(passed).start_time == passed.start_time
+
+
+def test_a_change_leaves_a_session_of_the_hour_before_clocks_were_set_back(agents: World) -> None:
+    """Clocks show 02:10 again; the session of 02:30 has started, so the day gets another one at its new time."""
+    agents.clear(datetime(2030, 10, 26, 12, tzinfo=UTC))
+    one = create(agents, wanted("FREQ=DAILY", "2030-10-27T02:30", horizon=2 * DAY))
+    agents.passes(hours=13, minutes=10)
+    change(agents, one, wanted("FREQ=DAILY", "2030-10-27T05:00", horizon=2 * DAY))
+    assert starts(agents, one) == ["10-27 04:00", "10-28 04:00"]
+
+
 def test_a_series_of_single_times_ends_with_the_last(agents: World) -> None:
     added = (parse_local("2030-01-09T10:00"),)
     one = create(agents, wanted(None, added=added, excluded=frozenset({"2030-01-10"})))

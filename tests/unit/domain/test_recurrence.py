@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tminus.domain.recurrence import (
     Recurrence,
+    earliest_local,
     instant,
     is_over,
     local_text,
@@ -132,6 +133,22 @@ def test_of_starts_that_mean_the_same_time_the_first_one_is_left(after: str) -> 
     assert [f"{one:%d %H:%M}" for one in found] == [one for one in expected if one > f"{after[8:10]} {after[11:]}"]
     without = Recurrence(when.start, when.zone, rule, frozenset({"2027-03-28T02:30:00"}))
     assert without.between(parse_local(after), parse_local("2027-03-29T00:00"), 9) == [datetime(2027, 3, 28, 3, 30)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(day=st.dates(date(2010, 1, 1), date(2040, 1, 1)), seconds=st.integers(0, 86_399), zone=st.sampled_from(ZONES))
+@example(date(2027, 3, 28), 3600, "Europe/Berlin")
+@example(date(2027, 3, 28), 7199, "Europe/Berlin")
+@example(date(2027, 3, 28), 7200, "Europe/Berlin")
+@example(date(2027, 10, 31), 5400, "Europe/Berlin")
+@example(date(2026, 10, 3), 56_000, "Australia/Lord_Howe")
+@example(date(2011, 12, 31), 0, "Pacific/Apia")
+def test_no_start_that_is_to_come_is_before_the_earliest_local_time(day: date, seconds: int, zone: str) -> None:
+    """Each local time before the earliest one means an earlier time, and it means no later time than given."""
+    at = datetime.combine(day, datetime.min.time(), UTC) + timedelta(seconds=seconds)
+    local = earliest_local(at + timedelta(microseconds=9), zone)
+    assert instant(local, zone) <= at
+    assert all(instant(local - timedelta(minutes=number, seconds=1), zone) < at for number in range(26 * 60))
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
