@@ -249,8 +249,13 @@ def test_appointments_that_overlap_are_refused_or_reported_as_configured(
     assert {(one["code"], one["refcode"]) for one in refused} == {(409, 118409)}
     assert made["id"] in refused[0]["description"]
     later = daemon.make(startTime=text(start + timedelta(hours=1)), by="anna")
+    refused_again = daemon.post("/supportsessions", {**body, "label": "Later"}, by="anna")
+    line = daemon.logged("http.request", request_id=refused_again.headers["X-Request-Id"])
+    assert (line["label"], line.get("session_id")) == ("Later", None), "the line names the session that was not created"
     moved = daemon.put(f"/supportsession/{later['id']}", {"startTime": text(start + timedelta(minutes=59))}, by="anna")
     assert (moved.status_code, moved.json()["refcode"]) == (409, 118409)
+    line = daemon.logged("http.request", request_id=moved.headers["X-Request-Id"])
+    assert (line["session_id"], line["label"]) == (later["id"], later["label"]), "not the one that is in the way"
     assert daemon.session(later["id"])["version"] == later["version"]
 
     daemon.configure(storage=storage, policy={"overlap": "warn"})

@@ -62,7 +62,7 @@ class RequestContext:
     async def write(self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False) -> T:
         """Run a job on the store's writer, and set `recorded` if a job writes: each of its writes has an event.
 
-        If it refuses, `named` and `session_id` become those of the session that it has read last.
+        If it refuses and has read the session `session_id`, the log line names this session.
 
         `session_id`: the session that the job will read, if it is known; `large`: whether it writes many rows.
         """
@@ -72,8 +72,8 @@ class RequestContext:
             try:
                 result = job(tx)
             except RequestError:
-                if tx.loaded is not None:
-                    self.named, self.session_id = tx.loaded, tx.loaded.id
+                if tx.loaded is not None and tx.loaded.id == session_id:
+                    self.named, self.session_id = tx.loaded, session_id
                 raise
             self.recorded |= tx.writes > before
             return result

@@ -109,7 +109,7 @@ class Transaction(View):
         self.newest_seq: int | None = None
         """The number of the newest event, if `has_events`; the writer sets it before the commit."""
         self.loaded: Session | None = None
-        """The session that `session` returned last, for the log line of a refused request."""
+        """The session that `session` returned first in this job, for the log line of a refused request."""
         self.waited = 0.0
         """Seconds that this transaction has waited for those of other daemons."""
         self._requested: dict[tuple[Transition, Timeouts], dict[str, Requested]] = {}
@@ -201,8 +201,9 @@ class Transaction(View):
         """Return a session; None if there is none with this id. Each call returns an object of its own."""
         if any(session_id in requested for requested in self._requested.values()):
             self.flush()
-        self.loaded = self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
-        return self.loaded
+        found = self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
+        self.loaded = self.loaded or found
+        return found
 
     def request(self, transition: Transition, requested: Requested, timeouts: Timeouts) -> None:
         """Request a transition. The next `flush` executes it and updates the session object."""
