@@ -148,7 +148,11 @@ LOG_LINES = {
     "series.configured": LineTemplate(
         "info", "{key} of the configuration: series {series} {outcome}", ("key", "series", "outcome")
     ),
-    "series.refused": LineTemplate("warning", "{key} not applied ({error}), retrying", ("key", "error")),
+    "series.refused": LineTemplate(
+        "warning",
+        "{key} not applied ({error}), retrying at {retry_at} and every five minutes",
+        ("key", "error", "retry_at"),
+    ),
     "thread.failed": LineTemplate(
         "error", "thread {thread} failed ({error}), restarting it", ("thread", "error", "traceback")
     ),

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from tminus.config import Settings
+from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.logs.output import log
 from tminus.sessions import series
@@ -66,7 +67,7 @@ class ConfiguredSeries:
         for number, (name, outcome, job) in enumerate(self._jobs(settings)):
             if number % PART == PART - 1 and not self._meanwhile(settings):
                 return
-            if problem := self._run(name, outcome, job):
+            if problem := self._run(name, outcome, job, now + RETRY):
                 problems[name] = problem
         self._problems = problems
         self._due = now + RETRY if problems else None
@@ -87,7 +88,7 @@ class ConfiguredSeries:
             if tried is None or name in tried:
                 yield name, "ended", partial(series.remove_entry, settings=settings, name=name)
 
-    def _run(self, name: str, outcome: str, job: Callable[..., str | None]) -> str | None:
+    def _run(self, name: str, outcome: str, job: Callable[..., str | None], retry_at: datetime) -> str | None:
         """Run a job on the series of an entry; return a text that identifies the error, if there is one."""
         key = f"series[{name}]"
         try:
@@ -98,7 +99,7 @@ class ConfiguredSeries:
             fields = "; ".join(f"{one.field} {one.message}" for one in error.errors)
             problem = fields or str(error.refcode)  # a description may contain a time, which differs
             if self._problems is None or self._problems.get(name) != problem:
-                log("series.refused", key=key, error=fields or error.description)
+                log("series.refused", key=key, error=fields or error.description, retry_at=timestamps.text(retry_at))
             return problem
         if series_id is not None:
             log("series.configured", key=key, series=series_id, outcome=outcome)

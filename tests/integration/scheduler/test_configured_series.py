@@ -10,7 +10,7 @@ from tests.support.worlds import World
 from tminus import config
 from tminus.config import Agent
 from tminus.config.settings import Mail
-from tminus.domain import ids
+from tminus.domain import ids, timestamps
 from tminus.domain.errors import SeriesConfigured
 from tminus.domain.model import Series, Session
 from tminus.domain.types import OverlapPolicy, Role, SessionType, Status
@@ -175,8 +175,9 @@ def test_an_entry_that_causes_too_many_mails_is_reported_once(configured: Config
     configured.tick()
     world.clock.passes(RETRY)
     configured.tick()
-    [refused] = [fields["error"] for name, fields in lines if name == "series.refused"]
-    assert "2/hour" in refused
+    [refused] = [fields for name, fields in lines if name == "series.refused"]
+    assert "2/hour" in refused["error"]
+    assert refused["retry_at"] == timestamps.text(world.now), "that was the second attempt"
 
 
 def test_another_attempt_leaves_the_series_of_newer_entries_of_another_daemon(configured: Configured) -> None:
