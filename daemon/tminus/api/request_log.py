@@ -4,7 +4,7 @@ from typing import Any
 
 from tminus.api.request_context import RequestContext
 from tminus.api.websocket import WebSocket
-from tminus.domain.errors import StoreUnavailable, TooManyParticipants
+from tminus.domain.errors import StoreUnavailable
 from tminus.logs.event_fields import session_fields
 from tminus.logs.output import log, log_debug
 from tminus.logs.repeated import REPEATED
@@ -91,9 +91,7 @@ def record_websocket(context: RequestContext, websocket: WebSocket, seconds: flo
 
 def _session_id(context: RequestContext, code: int) -> str | None:
     """Return the id in the path if that session exists; other text may be a secret in the wrong place."""
-    found = context.path_params.get("session_id")
-    exists = code < _REFUSED or code in (409, 412) or context.refcode == TooManyParticipants.refcode
-    return found if exists else None
+    return context.path_params.get("session_id") if code < _REFUSED or code in (409, 412) else None
 
 
 def _only_reads(context: RequestContext, method: str) -> bool:
