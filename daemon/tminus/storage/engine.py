@@ -167,9 +167,10 @@ def sqlite_file(url: Location) -> Path | None:
     if parsed.get_backend_name() != "sqlite":
         return None
     file = Path(parsed.database or "")
-    if file.is_symlink():
-        problem = "is a symbolic link: let storage.url name the file itself, or make the link to its directory"
-        raise CannotOpenDatabase(str(file), problem)
+    with suppress(OSError):  # without the right to look there; opening the file reports that
+        if file.is_symlink():
+            problem = "is a symbolic link: let storage.url name the file itself, or make the link to its directory"
+            raise CannotOpenDatabase(str(file), problem)
     return file
 
 
