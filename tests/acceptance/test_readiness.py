@@ -172,7 +172,8 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
             _make(daemon)  # the writer fails when it has something to write
             for _ in READERS:  # a reader that has failed waits before it restarts, so each read fails another one
                 assert daemon.get(f"/supportsession/{session}").status_code == 500
-            return failing == set(readiness(daemon)[1])
+            # On a busy machine this lasts so long that the scheduler counts as stopped too.
+            return failing <= set(readiness(daemon)[1])
 
         eventually(all_fail)
         early.unlink()
