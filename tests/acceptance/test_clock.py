@@ -13,6 +13,10 @@ from tests.acceptance.times import from_now, parsed, text
 from tests.support.waiting import eventually
 
 
+LATE = timedelta(seconds=5)
+"""How late a busy machine may be. `make bench` measures how late the daemon is."""
+
+
 def test_the_tour(make_daemon: StartDaemon) -> None:
     """A session scheduled for ten minutes and two seconds from now is open two seconds later."""
     daemon = make_daemon()
@@ -25,7 +29,7 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
     opens = parsed(session["startTime"]) - timedelta(minutes=10)
     line = daemon.logged("session.ready", session_id=session["id"])
     opened = parsed(daemon.session(session["id"])["openedAt"])
-    assert timedelta(0) <= opened - opens < timedelta(seconds=1)
+    assert timedelta(0) <= opened - opens < LATE
     assert line["lag_ms"] == (opened - opens) // timedelta(milliseconds=1)
     assert (line["previous_status"], line["status"], line["actor"]) == ("scheduled", "new", "clock")
     assert "Demo" in line["message"]
@@ -39,12 +43,13 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
 def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
     """A session opens by the lead time, expires if nobody joins, and is closed when empty or at the time limit."""
     daemon = start_daemon(
-        lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"}
+        lifecycle={"lead": "200ms", "new_timeout": "3s", "empty_timeout": "300ms", "max_active": "2s"}
     )
-    expiring = daemon.make(type="support", startTime=from_now(seconds=0.6))
-    empty, busy = daemon.make(type="support"), daemon.make()
-    guest = daemon.join(empty["id"]).json()["participantId"]
+    expiring = daemon.make(type="support", startTime=from_now(seconds=2))
+    busy = daemon.make()
     assert daemon.join(busy["id"]).status_code == 200
+    empty = daemon.make(type="support")
+    guest = daemon.join(empty["id"]).json()["participantId"]
     daemon.delete(f"/supportsession/{empty['id']}/participants/{guest}", by="room")
 
     def closed(session: JSON) -> JSON:
@@ -59,8 +64,8 @@ def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
         "busy": parsed(ended["busy"]["closedAt"]) - parsed(ended["busy"]["activatedAt"]) - timedelta(seconds=2),
     }
     for name, lag in late.items():
-        assert timedelta(0) <= lag < timedelta(seconds=1), name
-    assert ended["busy"]["durationSeconds"] == 2
+        assert timedelta(0) <= lag < LATE, name
+    assert 2 <= ended["busy"]["durationSeconds"] <= 2 + LATE.seconds
     assert ended["busy"]["participants"] == 0
     events = [(event["type"], event.get("lagMs") is not None) for event in daemon.events(expiring["id"])]
     assert events == [("session.scheduled", False), ("session.ready", True), ("session.closed", True)]
