@@ -12,7 +12,6 @@ from tests.acceptance.daemons import JSON
 from tests.acceptance.times import from_now, parsed, text
 from tests.support.waiting import eventually
 
-
 LATE = timedelta(seconds=5)
 """How late a busy machine may be. `make bench` measures how late the daemon is."""
 
