@@ -428,6 +428,12 @@ LOG_LINES = {
         "open files (LimitNOFILE=), times: {count}[ since {since}]",
         ("connections", "busiest", "busiest_connections", "limit", *_COUNT),
     ),
+    "http.at_limit": LineTemplate(
+        "warning",
+        "{connections} connections open, {busiest_connections} of them from {busiest}, no more allowed "
+        "(limits.connections): those that have waited longest are closed for new ones, times: {count}[ since {since}]",
+        ("connections", "busiest", "busiest_connections", *_COUNT),
+    ),
     "http.refused": LineTemplate(
         "warning",
         "connections refused with 503: {connections} open, {busiest_connections} of them from {busiest}, none of them "

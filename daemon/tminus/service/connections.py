@@ -147,7 +147,10 @@ class OpenConnections:
         if count >= (files := self._allowed_by_files()):
             REPEATED.log("http.full", "", connections=count, limit=int(files) + RESERVED_FILES, **self._most_from())
             return True
-        return self._most is not None and count >= self._most
+        if self._most is not None and count >= self._most:
+            REPEATED.log("http.at_limit", "", connections=count, **self._most_from())
+            return True
+        return False
 
     def _most_from(self) -> dict[str, Any]:
         """Return the address with the most connections, and their number, for the log. They are a second old at most,

@@ -343,7 +343,10 @@ def test_a_connection_whose_client_does_not_read_is_aborted(
 
 
 @pytest.mark.parametrize("kind", ["idle", "head", "body", "unread"])
-def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(kind: str) -> None:
+def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
+    kind: str, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    REPEATED.clear()
     begun = {"idle": b"", "head": b"GET / HT", "body": BODY, "unread": HEALTH}[kind]
     answering = threading.Semaphore(0)
 
@@ -373,6 +376,8 @@ def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
         with suppress(BlockingIOError):
             first[3].setblocking(False)
             assert first[3].recv(1), "the other connections stay open"
+    [line] = [line for line in log_lines() if line["event"] == "http.at_limit"]  # one line for all of them
+    assert (line["connections"], line["busiest"]) == (MAX_CONNECTIONS, "127.0.0.1")
 
 
 def test_a_new_connection_replaces_the_one_held_longest_if_all_wait_for_events() -> None:
