@@ -81,6 +81,10 @@ def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(
     for request_id in ("stale.1", joins.headers["X-Request-Id"]):
         line = limited.logged("http.request", request_id=request_id)
         assert (line["session_id"], line["external_key"], line["record_name"]) == (coming, "CS7", RECORD["name"])
+    wrong = limited.post("/supportsessions", {"type": "live", "label": "a\0", "s3cret": 1, "startTime": "s3cret"})
+    line = limited.logged("http.request", request_id=wrong.headers["X-Request-Id"])
+    assert line["error"].endswith("the answer names the wrong fields (label, startTime)")
+    assert "s3cret" not in str(line)
     limited.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
     assert limited.logged("http.request", request_id="read.1")["session_id"] == made["id"]
     assert limited.command("list").returncode == 0

@@ -1,5 +1,7 @@
 """Descriptions of all fields and parameters, for the OpenAPI document."""
 
+from itertools import chain
+
 from tminus.domain.events import COMMON_FIELDS, EXTRA_FIELDS
 
 _UTC = "UTC, with milliseconds and `Z`"
@@ -517,3 +519,6 @@ PARAMETERS = {
     "failed": "Only failed attempts",
 }
 """Descriptions by parameter, for parameters whose endpoint has no description."""
+
+NAMES = frozenset(chain(PARAMETERS, *FIELDS.values(), ("body",)))
+"""The names of all fields and parameters."""

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from starlette.types import Receive, Scope
 
+from tminus.api.fields import NAMES
 from tminus.api.services import Services
 from tminus.domain.errors import RequestError
 from tminus.domain.events import NamedSession
@@ -83,10 +84,25 @@ class RequestContext:
     def refuse(self, refusal: RequestError) -> None:
         """Record for the log that the request is refused. The error itself is not kept: it refers to this object."""
         self.refcode, self.error = refusal.refcode, refusal.log_text
+        # Only names of the API: another one is text of the caller, which may be a secret in the wrong place.
+        if known := [one.field for one in refusal.errors if _is_known(one.field)]:
+            self.error += f" ({', '.join(known[:_NAMED])}{', …' if len(known) > _NAMED else ''})"
 
     def header(self, name: bytes) -> str:
         """Return the text of a header, or "" if the request does not have it."""
         return self.headers.get(name, b"").decode("latin-1")
+
+
+_NAMED = 5
+"""Maximum number of wrong fields that the log names."""
+
+_INDEX_DIGITS = 5
+"""Maximum number of digits of a position in a list. A PIN has more."""
+
+
+def _is_known(field: str) -> bool:
+    """Return whether a field is one of the API, such as `sessions.3.startTime`."""
+    return all(part in NAMES or (part.isdigit() and len(part) <= _INDEX_DIGITS) for part in field.split("."))
 
 
 _KEY = "tminus.context"
