@@ -1,6 +1,7 @@
 """The scheduler: executes due transitions, recomputes deadlines for new time-outs, and runs the periodic jobs."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -121,6 +122,8 @@ class Scheduler:
         self._configured_series = ConfiguredSeries(self._store, self._submit, self._do_meanwhile)
         self._worst_lag = timedelta(0)
         """The greatest lateness of a transition since the last heartbeat."""
+        self._without_pin_at = -math.inf
+        """When a session last could not open because every PIN was in use, on the monotonic clock."""
         self._tick_lock = threading.Lock()
         """Held by the running tick. A reload runs a tick on its own thread."""
         self._unfinished: dict[str, int] = {}
@@ -236,6 +239,7 @@ class Scheduler:
                 cause=self._cause(sweep.worst_lag),
             )
         if sweep.without_pin:
+            self._without_pin_at = clock.monotonic()
             log("clock.no_pin", waiting=sweep.without_pin)
         return bool(sweep.transitions)
 
@@ -261,6 +265,8 @@ class Scheduler:
             return "daemon frozen"
         if (outage := self._outages.cause(lag)) is not None:
             return outage
+        if clock.monotonic() - self._without_pin_at < lag.total_seconds() + CAUSE_WINDOW:
+            return "no PIN free"
         return "wall clock set" if step else "load"
 
     def _recompute_deadlines(self, timeouts: Timeouts) -> None:

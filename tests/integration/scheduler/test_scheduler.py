@@ -198,8 +198,9 @@ def test_a_defect_in_the_change_of_stored_deadlines_is_logged_and_the_next_tick_
 
 
 def test_the_delay_of_a_sweep_is_observed_only_if_it_made_transitions(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, log_lines: Lines
 ) -> None:
+    parts.scheduler.first_tick()
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     overdue = wall_clock.now() - timedelta(seconds=5)
     parts.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
@@ -211,6 +212,7 @@ def test_the_delay_of_a_sweep_is_observed_only_if_it_made_transitions(
     parts.scheduler.tick()
     assert parts.metric("tminus_clock_lag_seconds_count") == 1
     assert 5 <= parts.metric("tminus_clock_lag_seconds_sum") < 30
+    assert [line["cause"] for line in log_lines() if line["event"] == "clock.late"] == ["no PIN free"]
 
 
 def test_a_heartbeat_has_the_figures_since_the_previous_one(parts: Parts, log_lines: Lines) -> None:
