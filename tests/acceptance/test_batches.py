@@ -563,5 +563,6 @@ def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(d
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + body[:-100])
 
-    daemon.logged("http.request", code=499, route=f"/v3{BATCH}")
+    line = daemon.logged("http.request", code=499, route=f"/v3{BATCH}")
+    assert line["error"] == "the client closed the connection before the answer"
     assert labels(daemon, "ben") == before

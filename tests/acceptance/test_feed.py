@@ -254,7 +254,7 @@ def test_the_oldest_stream_of_an_address_at_its_limit_ends_for_a_new_one_of_any_
             received += first.recv(4096) or pytest.fail("the stream was cut off, not ended")
             assert made["id"].encode() not in received, "the stream has not ended"
     line = daemon.logged("feed.crowded")
-    assert (line["remote_ip"], line["limit"]) == ("127.0.0.1", 2)
+    assert (line["remote_ip"], line["limit"], line["key"]) == ("127.0.0.1", 2, "limits.streams_per_address")
     assert len(daemon.log_lines("feed.crowded")) == 1
 
 

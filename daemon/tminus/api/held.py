@@ -62,17 +62,17 @@ class HeldRequests:
         """Register a request that waits, for the `with` block. Requests at the local socket have no limit."""
         limits_by_key = (
             # By actor, not by secret: one token can start any number of agent sessions.
-            (f"actor {actor}", limits.streams_per_agent),
-            (f"address {client_network(remote_ip)}", limits.streams_per_address),
+            (f"actor {actor}", "limits.streams_per_agent", limits.streams_per_agent),
+            (f"address {client_network(remote_ip)}", "limits.streams_per_address", limits.streams_per_address),
         )
-        held = HeldRequest(tuple(key for key, _ in limits_by_key))
-        for key, most in limits_by_key:
+        held = HeldRequest(tuple(key for key, _, _ in limits_by_key))
+        for key, setting, most in limits_by_key:
             own = self._by_key.setdefault(key, {})
             if most and len(own) >= most and remote_ip != "local":
                 oldest = next(iter(own))
                 self._remove(oldest)
                 oldest.end_wait()
-                REPEATED.log("feed.crowded", remote_ip, key, actor=actor, remote_ip=remote_ip, limit=most)
+                REPEATED.log("feed.crowded", remote_ip, key, key=setting, actor=actor, remote_ip=remote_ip, limit=most)
             self._by_key.setdefault(key, {})[held] = None
         hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _no_hold)
         hold(held.end_wait)

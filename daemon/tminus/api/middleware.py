@@ -95,7 +95,7 @@ class Middleware:
         except errors.RequestError as refusal:
             await self._refuse(context, refusal, receive, send)
         except ClientDisconnected:
-            context.code = 499
+            context.code, context.error = 499, "the client closed the connection before the answer"
         except asyncio.CancelledError:
             # The drain time is over. The writer may still complete the command; a client that retries sees the result.
             await self._refuse(context, errors.Draining(), receive, send)

@@ -407,9 +407,9 @@ LOG_LINES = {
     ),
     "websocket.refused": LineTemplate(
         "warning",
-        "WebSockets refused with 503: {connections} open, three quarters of all connections allowed"
-        ", times: {count}[ since {since}]",
-        ("connections", *_COUNT),
+        "WebSockets refused with 503: {connections} open, three quarters of all connections allowed; "
+        "{busiest_connections} connections are from {busiest}, times: {count}[ since {since}]",
+        ("connections", "busiest", "busiest_connections", *_COUNT),
     ),
     "http.cross_site": LineTemplate(
         "info",
@@ -449,10 +449,9 @@ LOG_LINES = {
     ),
     "feed.crowded": LineTemplate(
         "warning",
-        "{actor} or its address {remote_ip} has {limit} streams and long polls, the maximum "
-        "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones"
+        "{actor} at {remote_ip}: {limit} streams and long polls, the maximum ({key}): the oldest are ended for new ones"
         ", times: {count}[ since {since}]",
-        ("actor", "remote_ip", "limit", "network", *_COUNT),
+        ("key", "actor", "remote_ip", "limit", "network", *_COUNT),
     ),
     "http.malformed": LineTemplate(
         "warning",

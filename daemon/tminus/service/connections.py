@@ -113,7 +113,7 @@ class OpenConnections:
         """Count a connection as a WebSocket from now on. Return False if there are too many."""
         limit = min(self._allowed_by_files(), math.inf if self._most is None else self._most)
         if len(self._websockets) >= limit * WEBSOCKET_SHARE:
-            REPEATED.log("websocket.refused", "", connections=len(self._websockets))
+            REPEATED.log("websocket.refused", "", connections=len(self._websockets), **self._most_from())
             return False
         self._websockets.add(member)
         return True

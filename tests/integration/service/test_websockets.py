@@ -439,12 +439,17 @@ def opened(served: Served) -> bool:
     return False
 
 
-def test_websockets_leave_a_quarter_of_the_connections_to_requests(tmp_path: Path) -> None:
+def test_websockets_leave_a_quarter_of_the_connections_to_requests(
+    tmp_path: Path, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    REPEATED.clear()
     with serving(tmp_path, Limits(websockets_per_address=0), most=8) as served, ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(served.open("/v3/echo/x"))
         with served.raw() as raw:
             assert refusal(raw.rest()) == (503, 111503)
+        [line] = [line for line in log_lines() if line["event"] == "websocket.refused"]
+        assert (line["connections"], line["busiest"]) == (6, "127.0.0.1")
         idle = [socket.create_connection(served.address, timeout=10) for _ in range(10)]
         with Raw(socket.create_connection(served.address, timeout=10)) as raw:
             raw.socket.sendall(b"GET /v3/none HTTP/1.1\r\nHost: a\r\n\r\n")
