@@ -16,8 +16,12 @@ from tminus.logs.output import log
 INTERVAL = 60.0
 """Minimum seconds between two lines with the same name and address."""
 
-MAX_COUNTS = 1000
-"""Maximum number of separate counts. Further addresses share one count, under the address `OTHERS`."""
+MAX_COUNTS = 500
+"""Maximum number of separate counts of one line. Further addresses share one count, under the address `OTHERS`.
+
+Each line has counts of its own. Otherwise somebody who guesses from many addresses would hide the addresses of all
+other lines.
+"""
 
 OTHERS = "(others)"
 
@@ -40,7 +44,8 @@ class Repeated:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, str], _Count] = {}
+        self._by_name: dict[str, dict[tuple[str, str], _Count]] = {}
+        """The counts of each line, by address and `about`."""
 
     def log(self, name: str, address: str, /, about: str = "", **fields: Any) -> None:
         """Log the first occurrence at once; count those of the next minute, and log them as one line at its end.
@@ -49,17 +54,18 @@ class Repeated:
         contains the /64. Occurrences with different `about` are counted separately.
         """
         counted = client_network(address)
-        key = (name, counted, about)
+        key = (counted, about)
         if "remote_ip" in fields and "/" in counted:
             fields["network"] = counted
         with self._lock:
-            count = self._counts.get(key)
-            if count is None and len(self._counts) >= MAX_COUNTS:
-                key = (name, OTHERS, "")
+            counts = self._by_name.setdefault(name, {})
+            count = counts.get(key)
+            if count is None and len(counts) >= MAX_COUNTS:
+                key = (OTHERS, "")
                 if "remote_ip" in fields:
                     fields["remote_ip"] = OTHERS
                     fields.pop("network", None)
-                count = self._counts.get(key)
+                count = counts.get(key)
             if count is not None:
                 count.number += 1
                 count.total += 1
@@ -67,13 +73,13 @@ class Repeated:
                 count.since = count.since or count.last
                 count.fields = fields
                 return
-            self._counts[key] = _Count(clock.monotonic() + INTERVAL)
+            counts[key] = _Count(clock.monotonic() + INTERVAL)
         log(name, **fields, count=1)
 
     def recent(self, name: str, address: str) -> int:
         """Return how often this was logged or counted since the last minute without any; 0 after such a minute."""
         with self._lock:
-            count = self._counts.get((name, client_network(address), ""))
+            count = self._by_name.get(name, {}).get((client_network(address), ""))
             return count.total if count is not None else 0
 
     def write(self, *, everything: bool = False) -> None:
@@ -81,13 +87,14 @@ class Repeated:
         now = clock.monotonic()
         due = []
         with self._lock:
-            for key, count in list(self._counts.items()):
-                if not everything and now < count.until:
-                    continue
-                del self._counts[key]
-                if count.number:
-                    self._counts[key] = _Count(now + INTERVAL, total=count.total)
-                    due.append((key[0], count))
+            for name, counts in self._by_name.items():
+                for key, count in list(counts.items()):
+                    if not everything and now < count.until:
+                        continue
+                    del counts[key]
+                    if count.number:
+                        counts[key] = _Count(now + INTERVAL, total=count.total)
+                        due.append((name, count))
         for name, count in due:
             assert count.since is not None, "what was counted has a time"
             assert count.last is not None, "what was counted has a time"
@@ -97,7 +104,7 @@ class Repeated:
     def clear(self) -> None:
         """Drop all counts."""
         with self._lock:
-            self._counts.clear()
+            self._by_name.clear()
 
 
 REPEATED = Repeated()

@@ -82,7 +82,9 @@ def test_too_many_addresses_are_counted_together(log_lines: LogLines, monotonic:
     counted = Repeated()
     for number in range(3 * repeated.MAX_COUNTS):
         log_limited(counted, f"10.0.{number // 256}.{number % 256}")
-    assert len(log_lines()) == repeated.MAX_COUNTS + 1
+    counted.log("auth.forgery_refused", "10.9.9.9", remote_ip="10.9.9.9")
+    assert log_lines()[-1]["remote_ip"] == "10.9.9.9", "other lines keep their addresses"
+    assert len(log_lines()) == repeated.MAX_COUNTS + 2
     counted.write(everything=True)
     assert (log_lines()[-1]["remote_ip"], log_lines()[-1]["count"]) == ("(others)", 2 * repeated.MAX_COUNTS - 1)
 
