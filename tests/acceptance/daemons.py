@@ -149,7 +149,7 @@ class Daemon:
         assert process is not None
 
         def ready() -> JSON | None:
-            assert process.poll() is None, f"the daemon ended: {self.log.read_text()}{self.errors.read_text()}"
+            assert process.poll() is None, f"the daemon ended: {self.log_text}{self.errors.read_text()}"
             return next((line for line in self.log_lines()[already:] if line["event"] == "daemon.ready"), None)
 
         line = eventually(ready)
@@ -210,11 +210,16 @@ class Daemon:
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
+    @property
+    def log_text(self) -> str:
+        """Everything that was logged since the first start. The daemon may be in the middle of a character."""
+        return self.log.read_bytes().decode(errors="replace")
+
     def log_lines(self, event: str | None = None) -> list[JSON]:
         """Return the complete log lines since the first start: all, or those with this name."""
         if not self.log.exists():
             return []
-        whole = self.log.read_text().split("\n")[:-1]
+        whole = self.log_text.split("\n")[:-1]
         lines: list[JSON] = [json.loads(line) for line in whole]
         return [line for line in lines if event in (None, line["event"])]
 

@@ -137,7 +137,7 @@ def test_a_revoked_or_replaced_address_ends_at_once_and_no_log_line_has_one(star
     assert daemon.post("/agents/8/calendar", by="anna").status_code == 403
     assert daemon.post("/agents/999/calendar").json()["refcode"] == 113404
     assert daemon.terminate() == 0
-    log = daemon.log.read_text()
+    log = daemon.log_text
     assert not [url for url in (old, new, shut) if url.rpartition("/")[2].partition(".")[0] in log]
     daemon.logged("calendar.address_made", agent=7, actor="agent:7")
     daemon.logged("calendar.address_revoked", agent=7, actor="local")

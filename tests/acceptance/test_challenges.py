@@ -81,7 +81,7 @@ def test_an_answer_lets_a_person_go_on_at_once(limited: Callable[..., Daemon]) -
     spaced = {"challenge": answer["challenge"].upper(), "answer": "%20".join(answer["answer"])}
     assert outcome(look_up(daemon, session["pin"], **spaced)) == FOUND
     assert outcome(look_up(daemon, session["pin"], **answer)) == CHALLENGED
-    log = daemon.log.read_text()
+    log = daemon.log_text
     assert str(session["pin"]) not in log
     assert answer["challenge"] not in log
 

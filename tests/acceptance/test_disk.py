@@ -386,7 +386,7 @@ def error_of_failed_start(daemon: Daemon) -> str:
     try:
         code = daemon.process.wait(30)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"the daemon has not ended: {daemon.log.read_text()[-2000:]}") from None
+        raise AssertionError(f"the daemon has not ended: {daemon.log_text[-2000:]}") from None
     assert code == 1
     [*_, failed] = daemon.log_lines()
     assert failed["event"] == "daemon.failed"

@@ -41,7 +41,7 @@ def test_no_event_and_no_log_line_contains_an_address(daemon: Daemon) -> None:
     history = daemon.get(f"/supportsession/{session['id']}/events", by="chief").text
     daemon.logged("session.created", session_id=session["id"])
 
-    for text in (history, daemon.log.read_text()):
+    for text in (history, daemon.log_text):
         assert "invited@" not in text
 
 

@@ -112,7 +112,7 @@ def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it
     assert failed[0]["token"] == fingerprint
     [changed] = [line for line in daemon.log_lines("config.changed") if fingerprint in line.get("old", "")]
     assert (changed["key"], changed["agent_name"]) == ("agents[7].token_sha256", "Anna Agent")
-    assert token[:8] not in daemon.log.read_text()
+    assert token[:8] not in daemon.log_text
 
 
 def test_a_revoked_token_is_named_although_its_address_has_guessed_too_often(start_daemon: StartDaemon) -> None:

@@ -57,7 +57,7 @@ def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) ->
         assert 'tminus_mails_total{result="sent"} 9.0' in metrics
         daemon.logged("mail.sent", session_id=session["id"], invitee=3)
         for shown in (
-            daemon.log.read_text(),
+            daemon.log_text,
             deliveries,
             metrics,
             daemon.get(f"/supportsession/{session['id']}/events").text,

@@ -435,7 +435,7 @@ def test_fail2ban_finds_only_guessing_addresses_in_a_file(monitored: Daemon) -> 
 
     assert found == guessers(monitored)
     assert set(found) == {"192.0.2.1", "2001:db8::1"}
-    assert FORGED in monitored.log.read_text()
+    assert FORGED in monitored.log_text
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
@@ -517,7 +517,7 @@ def test_rsyslog_writes_warnings_and_errors_to_a_separate_file(monitored: Daemon
     def written(path: Path) -> list[str]:
         return path.read_text().split("\n")[:-1] if path.exists() else []
 
-    lines = monitored.log.read_text().split("\n")[:-1]
+    lines = monitored.log_text.split("\n")[:-1]
     grave = [line for line in lines if json.loads(line)["level"] != "info"]
     with running(program, "-n", "-f", tmp_path / "rsyslog.conf", "-i", tmp_path / "pid", cwd=tmp_path):
         eventually(lambda: len(written(warnings)) >= len(grave))

@@ -521,7 +521,7 @@ def test_secrets_of_a_link_leave_the_address_bar_and_no_request_has_them(
         assert key not in request.url
         assert key not in str(request.all_headers())
     assert key not in host.page.content()
-    assert key not in daemon.log.read_text()
+    assert key not in daemon.log_text
     assert host.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
     # After a reload, the page still enters as host, with the key that the tab has stored.
     host.page.reload()

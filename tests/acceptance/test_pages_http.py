@@ -112,8 +112,8 @@ def test_the_log_has_no_pin_and_no_id_of_a_link(start_daemon: StartDaemon) -> No
     daemon.logged("http.anonymous")
     routes = [line.get("route") for line in daemon.log_lines() if line["event"] == "http.anonymous"]
     assert set(routes) <= {"/{pin:pin}", "/"}
-    assert "482913" not in daemon.log.read_text()
-    assert "HUiUti" not in daemon.log.read_text()
+    assert "482913" not in daemon.log_text
+    assert "HUiUti" not in daemon.log_text
 
 
 def test_the_configured_file_shows_the_page(start_daemon: StartDaemon) -> None:

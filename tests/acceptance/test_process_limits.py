@@ -150,7 +150,7 @@ def test_after_a_stop_during_a_herd_the_remaining_sessions_open_once_and_in_orde
     assert len(events) == len({session_id for _, session_id in events}) == HERD
     assert [due for due, _ in events] == sorted(due for due, _ in events)
     # After the restart, the daemon logs the events that it had no time to log before the stop.
-    eventually(lambda: len(logged) + daemon.log.read_text().count('"session.ready"') >= HERD, deadline=60)
+    eventually(lambda: len(logged) + daemon.log_text.count('"session.ready"') >= HERD, deadline=60)
     assert daemon.terminate() == 0
     logged += [line["session_id"] for line in daemon.log_lines("session.ready")]
     assert logged == [session_id for _, session_id in events], "each event is logged once, because the stop was clean"

@@ -104,7 +104,7 @@ def test_an_unknown_id_is_in_no_line(desk: Daemon, people: contextlib.ExitStack)
     line = at.refused("10.1.1.1", {"id": "Se3cretX"}, name="Mr Typo")
     assert (line["close_code"], line["refcode"], line["close_reason"]) == (4404, 101404, "Session not found")
     assert "session_id" not in line
-    assert "Se3cretX" not in desk.log.read_text()
+    assert "Se3cretX" not in desk.log_text
 
 
 def test_a_line_of_one_reason_does_not_hide_another_one_from_the_same_address(

@@ -552,7 +552,7 @@ def test_guesses_are_limited_and_participants_stay(start_daemon: StartDaemon, co
     daemon.logged("room.limited")
     guest.send("leave")
     assert guest.wait_for_end() == 1000
-    assert "key 1" not in daemon.log.read_text()
+    assert "key 1" not in daemon.log_text
 
 
 def test_events_of_a_room_have_the_request_id_of_their_websocket(patient: Daemon, connected: Enter) -> None:
@@ -624,7 +624,7 @@ def test_no_secret_is_in_the_log_or_in_an_event(start_daemon: StartDaemon, conne
     guest.wait_for_end()
     events = json.dumps(daemon.feed())
     assert daemon.terminate() == 0
-    log = daemon.log.read_text()
+    log = daemon.log_text
     assert guest.participant in log
     assert guest.participant in events
     for secret in (guest.resume, host.resume, key_of(session), session["hostAuthToken"]):

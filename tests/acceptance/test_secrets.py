@@ -117,7 +117,7 @@ def test_no_output_of_a_full_run_contains_a_secret(
     daemon.logged("daemon.heartbeat")
     daemon.restart()
 
-    log = daemon.log.read_text() + daemon.errors.read_text()
+    log = daemon.log_text + daemon.errors.read_text()
     for name in ("auth.signed_in", "auth.failed", "auth.signed_out", "pin.unknown", "session.closed", "http.request"):
         assert daemon.log_lines(name), name
     everything = "\n".join([log, *printed, *refusals, *refused])
@@ -152,7 +152,7 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
     assert daemon.log_lines("daemon.failed")
 
     printed = [done.stdout + done.stderr for done in (*succeeded, *failed)]
-    everything = "\n".join([metrics.text, ready.text, *printed, daemon.log.read_text(), daemon.errors.read_text()])
+    everything = "\n".join([metrics.text, ready.text, *printed, daemon.log_text, daemon.errors.read_text()])
     assert_contains_no_secret(everything, [password])
 
 
@@ -226,7 +226,7 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
         check_health(daemon)
 
     assert "desk" in printed[0]
-    everything = "\n".join([*printed, refused.stderr, daemon.log.read_text(), daemon.errors.read_text()])
+    everything = "\n".join([*printed, refused.stderr, daemon.log_text, daemon.errors.read_text()])
     secrets = [secret.removeprefix("whsec_") for secret in (SECRET, OTHER_SECRET)]
     assert_contains_no_secret(everything, [SECRET[:20], *secrets, key, new_key])
     for line in ("webhook.added", "webhook.failed", "webhook.paused", "config.fault"):

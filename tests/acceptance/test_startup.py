@@ -30,7 +30,7 @@ def failed(daemon: Daemon, **env: str) -> str:
     assert [line["event"] for line in lines[-2:]] == ["daemon.starting", "daemon.failed"]
     assert lines[-1]["level"] == "critical"
     error: str = lines[-1]["error"]
-    everything = daemon.log.read_text() + daemon.errors.read_text()
+    everything = daemon.log_text + daemon.errors.read_text()
     assert "Traceback" not in everything
     assert "\n" not in error
     assert daemon.errors.read_text() == ""
@@ -204,7 +204,7 @@ def test_all_problems_of_a_configuration_are_printed_with_file_and_line(make_dae
     daemon.spawn(TMINUS_LIMITS__CONECTIONS="5")
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
-    assert daemon.log.read_text() == ""
+    assert daemon.log_text == ""
     printed = daemon.errors.read_text()
     checked = daemon.command("check", TMINUS_LIMITS__CONECTIONS="5")
     assert (checked.returncode, checked.stderr) == (1, printed)
@@ -239,7 +239,7 @@ def test_all_unreadable_secrets_are_reported_at_once_with_file_and_line(make_dae
     daemon.spawn()
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
-    output = daemon.log.read_text() + daemon.errors.read_text()
+    output = daemon.log_text + daemon.errors.read_text()
     faults = checked.stderr.splitlines()
     for (line, text), fault in zip(sorted(wanted), faults, strict=True):
         assert fault.startswith(f"tminus: {daemon.config}:{line}: {text}")

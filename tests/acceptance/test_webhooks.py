@@ -185,7 +185,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     # An endpoint that was removed from the configuration is not shown.
     assert reload() == "config.reloaded"
     assert daemon.get("/webhooks/desk").status_code == 404
-    assert SECRET not in daemon.log.read_text()
+    assert SECRET not in daemon.log_text
 
 
 def test_a_ping_waits_for_the_receiver_longer_than_for_the_daemon(

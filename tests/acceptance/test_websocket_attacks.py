@@ -87,7 +87,7 @@ def test_a_query_of_an_upgrade_is_not_logged(daemon: Daemon) -> None:
         one.socket.sendall(frame(CLOSE, b"\x03\xe8"))
         one.closed()
     assert daemon.logged("http.websocket")
-    assert "a-secret-in-a-query" not in daemon.log.read_text()
+    assert "a-secret-in-a-query" not in daemon.log_text
 
 
 def test_a_stop_closes_websockets_with_1012_even_if_clients_do_not_answer() -> None:
