@@ -9,7 +9,8 @@ from tminus.logs.templates import LineTemplate
 _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
-_SESSION = ("session_id", "label", "external_key", "record_name")
+_NAMES = ("label", "external_key", "record_name")
+_SESSION = ("session_id", *_NAMES)
 _MAIL = (*_SESSION, "invitee", "seq")
 _CALLER_COUNT = ("network", "request_id", "count", "since", "last")
 _COUNT = ("count", "since", "last")
@@ -138,12 +139,12 @@ LOG_LINES = {
     "series.failed": LineTemplate(
         "warning",
         "no sessions made for series {series} ({error}), retrying",
-        ("series", "owner", "label", "external_key", "record_name", "error"),
+        ("series", "owner", *_NAMES, "error"),
     ),
     "series.skipped": LineTemplate(
         "warning",
         "no session of series {series} at {start}: it would overlap[ session {session_id}]",
-        ("series", "owner", "label", "external_key", "record_name", "start", "session_id"),
+        ("series", "owner", *_NAMES, "start", "session_id"),
     ),
     "series.configured": LineTemplate(
         "info", "{key} of the configuration: series {series} {outcome}", ("key", "series", "outcome")
@@ -374,9 +375,7 @@ LOG_LINES = {
             "actor",
             "session_id",
             "replayed",
-            "label",
-            "external_key",
-            "record_name",
+            *_NAMES,
             "remote_ip",
             "request_id",
         ),
