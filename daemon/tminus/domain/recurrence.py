@@ -287,7 +287,10 @@ class Recurrence:
         return list(islice((one for one in self._starts(after - LONGEST_SKIP, until) if one > after), most))
 
     def _starts(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """Return the local times after `after`, up to `until`, in order: the first of those that mean the same time."""
+        """Yield the local times after `after`, up to `until`, in order.
+
+        If several mean the same time, only the first of them is yielded.
+        """
         seen = set()
         of_rule = _of_rule(self.start, self.rule, until, self.zone)
         for one in merge(of_rule, sorted(one for one in self.added if one <= until)):
