@@ -521,4 +521,4 @@ PARAMETERS = {
 """Descriptions by parameter, for parameters whose endpoint has no description."""
 
 NAMES = frozenset(chain(PARAMETERS, *FIELDS.values(), ("body",)))
-"""The names of all fields and parameters."""
+"""The names of the fields and parameters that are described here."""

@@ -66,14 +66,16 @@ class HeldRequests:
             (f"address {client_network(remote_ip)}", "limits.streams_per_address", limits.streams_per_address),
         )
         held = HeldRequest(tuple(key for key, _, _ in limits_by_key))
-        for key, setting, most in limits_by_key:
-            own = self._by_key.setdefault(key, {})
+        for holder, setting, most in limits_by_key:
+            own = self._by_key.setdefault(holder, {})
             if most and len(own) >= most and remote_ip != "local":
                 oldest = next(iter(own))
                 self._remove(oldest)
                 oldest.end_wait()
-                REPEATED.log("feed.crowded", remote_ip, key, key=setting, actor=actor, remote_ip=remote_ip, limit=most)
-            self._by_key.setdefault(key, {})[held] = None
+                REPEATED.log(
+                    "feed.crowded", remote_ip, holder, key=setting, actor=actor, remote_ip=remote_ip, limit=most
+                )
+            self._by_key.setdefault(holder, {})[held] = None
         hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _no_hold)
         hold(held.end_wait)
         try:
