@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from tminus.domain.errors import CannotOpenDatabase, CannotRestore, DatabaseTooNew, TminusError
 from tminus.storage import meta, migrate
 from tminus.storage.backup import stamp
@@ -65,14 +67,17 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
         partial_file(database, CannotRestore) as partial,
     ):
         copy_snapshot(source, backup, partial)
-        schema_before = _check_and_upgrade(backup, partial)
-        highest = _highest_seq(database)
-        with closing(connect_unsynced(partial)) as copy:
-            copy.execute("PRAGMA journal_mode=DELETE")
-            database_id = secrets.token_hex(4)
-            copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
-            continue_event_numbers(copy.execute, highest)
-            contents = check_contents(copy, partial)
+        database_id = secrets.token_hex(4)
+        try:
+            schema_before = _check_and_upgrade(backup, partial)
+            highest = _highest_seq(database)
+            with closing(connect_unsynced(partial)) as copy:
+                copy.execute("PRAGMA journal_mode=DELETE")
+                copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
+                continue_event_numbers(copy.execute, highest)
+                contents = check_contents(copy, partial)
+        except (sqlite3.Error, DBAPIError) as error:  # such as a disk that the upgrade has filled
+            raise CannotRestore(str(database), f"cannot be written ({getattr(error, 'orig', error)})") from error
         flush(partial)
         moved_to = _move_aside(database, now)
         partial.replace(database)

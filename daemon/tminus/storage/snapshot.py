@@ -7,6 +7,7 @@ the one that is copied. The copy does not block the writer, because the database
 meanwhile stays in the -wal file until the copy is complete.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ from tminus.domain.errors import CannotBackUp, CannotOpenDatabase, DatabaseCorru
 from tminus.storage import migrate, schema
 from tminus.storage.engine import harden, open_read_only
 from tminus.system.privileges import acting_for
+
+_WRITING = {
+    sqlite3.SQLITE_FULL: (errno.ENOSPC, "the disk is full"),
+    sqlite3.SQLITE_IOERR_WRITE: (errno.EIO, "the disk reports an error"),
+    sqlite3.SQLITE_IOERR_TRUNCATE: (errno.EIO, "the disk reports an error"),
+}
+"""Results of SQLite that only a write can have, with the number and the text of the system's error."""
 
 PAGES = 4096
 """Pages copied in one step: enough that a step costs little, few enough that Ctrl-C works at once."""
@@ -72,7 +80,10 @@ def check_schema(source: sqlite3.Connection, database: Path) -> None:
 
 
 def copy_snapshot(source: sqlite3.Connection, database: Path, copy: Path) -> Contents:
-    """Copy the snapshot to an empty file and check the copy; return its contents. It is not flushed to disk yet."""
+    """Copy the snapshot to an empty file and check the copy; return its contents. It is not flushed to disk yet.
+
+    Raises `OSError` if the copy cannot be written; `CannotBackUp` and `DatabaseCorrupt` are about the database.
+    """
     try:
         with closing(connect_unsynced(copy)) as target:
             source.backup(target, pages=PAGES)
@@ -82,6 +93,9 @@ def copy_snapshot(source: sqlite3.Connection, database: Path, copy: Path) -> Con
             connection.execute("PRAGMA journal_mode=DELETE")
             return check_contents(connection, copy)
     except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)  # `check_contents` raises errors without a code
+        if code in _WRITING:  # the database itself is only read
+            raise OSError(*_WRITING[code]) from error
         raise database_error(database, error) from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from alembic import command
 from tests.support.clocks import NOW, SettableClock
+from tests.support.disks import small_disk
 from tests.support.factories import session
 from tests.support.worlds import World
 
@@ -188,9 +189,22 @@ def test_a_full_disk_is_reported(env: Env, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(snapshot, "connect_unsynced", small)
 
-    with pytest.raises(CannotBackUp, match="full"):
+    with pytest.raises(CannotBackUp, match="cannot be written \\(the disk is full\\)") as refused:
         back_up(env.url, env.copy, NOW)
+    assert refused.value.subject == str(env.copy), "the message names the file that could not be written"
     assert os.listdir(env.copies) == []
+
+
+@pytest.mark.parametrize("free", [-80_000, 8_192, 20_480], ids=["copy", "use of a -wal", "upgrade"])
+def test_a_restore_to_a_full_disk_is_reported_and_leaves_nothing(env: Env, tmp_path: Path, free: int) -> None:
+    """`free`: what the disk has more than the size of the backup; with a few pages the copy fits, the rest does not."""
+    size = back_up(env.url, env.copy, NOW).contents.size
+
+    with small_disk(tmp_path / "disk", str(size + free)) as disk:
+        with pytest.raises(CannotRestore, match=r"cannot be written \(.*disk") as refused:
+            restore(f"sqlite:///{disk}/tminus.db", env.copy, NOW)
+        assert refused.value.subject == str(disk / "tminus.db")
+        assert os.listdir(disk) == []
 
 
 def test_a_backup_without_a_database_is_refused(tmp_path: Path) -> None:
