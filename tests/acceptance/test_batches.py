@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -566,3 +567,24 @@ def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(d
     line = daemon.logged("http.request", code=499, route=f"/v3{BATCH}")
     assert line["error"] == "the client closed the connection before the answer"
     assert labels(daemon, "ben") == before
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_the_log_tells_that_a_client_did_not_get_its_complete_answer(daemon: Daemon, accept: str) -> None:
+    number, note = 200, "x" * 8000
+    body = json.dumps({"sessions": [new(each, metaData={"note": note}) for each in range(number)]}).encode()
+    lines = [f"POST /v3{BATCH} HTTP/1.1", "Host: a", f"Session-id: {daemon.tokens['ben']}", f"Accept: {accept}"]
+    lines += [f"Content-Length: {len(body)}", f"X-Request-Id: cut-{accept[-4:]}"]
+    address = urlsplit(daemon.url)
+    before = daemon.get("/supportsessions", by="ben").json()["count"]
+
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset the connection
+
+    line = daemon.logged("http.request", request_id=f"cut-{accept[-4:]}")
+    assert (line["code"], line["error"]) == (200, "the connection ended before the client had the complete answer")
+    after = daemon.get("/supportsessions", by="ben").json()["count"]
+    assert after == before + number, "everything was stored"

@@ -56,11 +56,12 @@ from tminus.api.client_address import trusted
 from tminus.api.held import HOLD
 from tminus.api.middleware import BEGUN, HEADERS
 from tminus.api.request_body import WHOLE
+from tminus.api.request_log import CUT_OFF
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 from tminus.api.websocket import IS_OURS
 
 __all__ = [
-    "BEGUN", "HEADERS", "HOLD", "IS_OURS", "WHOLE", "Services", "make_application", "make_starting_application",
-    "trusted",
+    "BEGUN", "CUT_OFF", "HEADERS", "HOLD", "IS_OURS", "WHOLE", "Services", "make_application",
+    "make_starting_application", "trusted",
 ]  # fmt: skip

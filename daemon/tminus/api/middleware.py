@@ -14,7 +14,7 @@ from tminus.api.dispatch import Dispatcher
 from tminus.api.errors import answer
 from tminus.api.request_body import BATCH_PATHS, ClientDisconnected, read_body
 from tminus.api.request_context import RequestContext, put
-from tminus.api.request_log import OPERATIONS, record
+from tminus.api.request_log import DISCONNECTED, OPERATIONS, record
 from tminus.api.response import Headers, Response
 from tminus.api.services import Services
 from tminus.domain import errors, ids
@@ -95,7 +95,7 @@ class Middleware:
         except errors.RequestError as refusal:
             await self._refuse(context, refusal, receive, send)
         except ClientDisconnected:
-            context.code, context.error = 499, "the client closed the connection before the answer"
+            context.code, context.error = DISCONNECTED, "the client closed the connection before the answer"
         except asyncio.CancelledError:
             # The drain time is over. The writer may still complete the command; a client that retries sees the result.
             await self._refuse(context, errors.Draining(), receive, send)

@@ -1,5 +1,6 @@
 """Count and log each request after its response."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tminus.api.request_context import RequestContext
@@ -15,6 +16,14 @@ SLOW = 1.0
 OPERATIONS = ("/healthz", "/readyz", "/metrics")
 """Paths that monitoring systems read every few seconds. These requests are neither counted nor logged."""
 
+CUT_OFF = "tminus.cut_off"
+"""Key in the state of an ASGI scope. Its value is a function of the HTTP server, which returns whether the connection
+ended before the response was complete. The end of a stream of events is no such end.
+"""
+
+DISCONNECTED = 499
+"""The status in the log of a request whose client closed the connection before it had sent all, as in nginx."""
+
 _REFUSED = 400
 
 _USUAL = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012})
@@ -26,6 +35,10 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
     if context.scope["path"] in OPERATIONS:
         return
     services, code = context.services, context.code
+    is_cut_off = _is_cut_off(context)
+    if is_cut_off:
+        happened = "the connection ended before the client had the complete answer"
+        context.error = f"{context.error}; {happened}" if context.error else happened
     services.requests += 1
     services.metrics.answered(method, context.route, code)
     services.unavailable += context.refcode == StoreUnavailable.refcode
@@ -45,7 +58,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
         return
     # At level debug: requests whose outcome another line logs, and reads through the local socket.
     quiet = context.logged or (
-        code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method))
+        code < _REFUSED and seconds < SLOW and not is_cut_off and (context.recorded or _only_reads(context, method))
     )
     named = None if quiet else context.named
     (log_debug if quiet else log)(
@@ -87,6 +100,12 @@ def record_websocket(context: RequestContext, websocket: WebSocket, seconds: flo
         REPEATED.log("http.websocket", context.remote_ip, about, **fields)
     else:
         log("http.websocket", **fields, actor=context.actor)
+
+
+def _is_cut_off(context: RequestContext) -> bool:
+    """Return whether the client did not get the complete response, although it has begun or was ready."""
+    is_cut_off: Callable[[], bool] | None = context.scope["state"].get(CUT_OFF)
+    return is_cut_off is not None and context.code != DISCONNECTED and is_cut_off()
 
 
 def _session_id(context: RequestContext, code: int) -> str | None:

@@ -446,6 +446,12 @@ LOG_LINES = {
         ", times: {count}[ since {since}]",
         ("remote_ip", "connections", "network", *_COUNT),
     ),
+    "http.unread": LineTemplate(
+        "warning",
+        "connection from {remote_ip} closed: it did not read its answer at the minimum rate, times: {count}"
+        "[ since {since}]",
+        ("remote_ip", "network", *_COUNT),
+    ),
     "feed.crowded": LineTemplate(
         "warning",
         "{actor} at {remote_ip}: {limit} streams and long polls, the maximum ({key}): the oldest are ended for new ones"

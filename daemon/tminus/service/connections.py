@@ -170,5 +170,15 @@ class OpenConnections:
 
 def log_malformed(address: str, error: str) -> None:
     """Log a malformed request, at most once a minute for each address."""
-    remote_ip = client_network(address) if "." in address else address.partition("%")[0]
+    remote_ip = _for_log(address)
     REPEATED.log("http.malformed", remote_ip, remote_ip=remote_ip, error=error)
+
+
+def log_unread(address: str) -> None:
+    """Log a connection that is closed because its client does not read, at most once a minute for each address."""
+    remote_ip = _for_log(address)
+    REPEATED.log("http.unread", remote_ip, remote_ip=remote_ip)
+
+
+def _for_log(address: str) -> str:
+    return client_network(address) if "." in address else address.partition("%")[0]

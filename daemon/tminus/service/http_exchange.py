@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from tminus.api import HOLD, WHOLE
+from tminus.api import CUT_OFF, HOLD, WHOLE
 
 BODY_BUFFER = 65_536
 """Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
@@ -68,13 +68,16 @@ class Exchange:
         """Whether the application has not yet received the latest part of the body, its end or the disconnect."""
         self._receiving: asyncio.Future[None] | None = None
         self._begun = False
+        self._cut_off = False
+        self._held = False
+        """Whether the request waits, or has waited, for events."""
         self._head = b""
         """The head of the response, which is written together with the first part of its body."""
         self._chunked = False
         self._bodyless = scope.get("method") == "HEAD"
         self._left = 0
         """Bytes of the response's body that are not sent yet; -1 if its length is unknown."""
-        scope["state"] |= {HOLD: self._hold, WHOLE: self._whole}
+        scope["state"] |= {CUT_OFF: self._is_cut_off, HOLD: self._hold, WHOLE: self._whole}
 
     # --- called by the connection -------------------------------------------------------------------------------------
 
@@ -139,6 +142,12 @@ class Exchange:
         body, self._body = bytes(self._body), bytearray()
         return body
 
+    def _is_cut_off(self) -> bool:
+        """Return whether the connection was lost before the client had read all but the end of the response. The
+        client of a stream of events ends it in this way.
+        """
+        return self._cut_off or (self.disconnected and not self.complete and not self._held)
+
     async def send(self, message: Message) -> None:
         if not self.disconnected:
             await self._channel.drain()
@@ -148,6 +157,9 @@ class Exchange:
             self._begin(message)
         elif message["type"] == "http.response.body" and self._begun and not self.complete:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
+            if self.complete:  # the log line, which follows, tells whether the client has read a large response
+                await self._channel.drain()
+                self._cut_off = self.disconnected
         else:
             raise RuntimeError(f"unexpected ASGI message {message['type']}")
 
@@ -205,6 +217,7 @@ class Exchange:
             self._channel.response_sent()
 
     def _hold(self, end_wait: Callable[[], None] | None) -> None:
+        self._held = True
         if self.disconnected:
             if end_wait is not None:
                 end_wait()  # the client disconnected before its request began to wait

@@ -21,7 +21,7 @@ from tminus.api.errors import answer
 from tminus.domain.errors import FieldError, HeadTooLarge, InvalidRequest, Overloaded, RequestError, WebSocketsFull
 from tminus.domain.networks import client_network
 from tminus.service import http_parser
-from tminus.service.connections import OpenConnections, log_malformed
+from tminus.service.connections import OpenConnections, log_malformed, log_unread
 from tminus.service.http_exchange import Exchange
 from tminus.service.http_parser import Head, Malformed, Parser
 from tminus.service.sockets import BACKLOG
@@ -355,6 +355,7 @@ class Connection(asyncio.Protocol):
             if websocket is not None:
                 websocket.abort(f"less than {WRITE_BYTES // 1024} KiB were read in {WRITE_SECONDS} s")
             else:
+                log_unread(self.peer)
                 self.transport.abort()
         if websocket is not None:
             websocket.check(now)

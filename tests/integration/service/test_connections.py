@@ -316,8 +316,9 @@ async def _large(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize("parts", [LARGE // 2**20, 1], ids=["in parts", "at once"])
 @pytest.mark.parametrize("option", [b"", b"Connection: close\r\n"])
 def test_a_connection_whose_client_does_not_read_is_aborted(
-    monkeypatch: pytest.MonkeyPatch, parts: int, option: bytes
+    monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]], parts: int, option: bytes
 ) -> None:
+    REPEATED.clear()
     monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.5)
     content = b"x" * (LARGE // parts)
 
@@ -340,6 +341,7 @@ def test_a_connection_whose_client_does_not_read_is_aborted(
             return False
 
         eventually(is_cut_off)
+        assert [line["remote_ip"] for line in log_lines() if line["event"] == "http.unread"] == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize("kind", ["idle", "head", "body", "unread"])
