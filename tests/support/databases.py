@@ -28,6 +28,8 @@ KINDS = ("sqlite", "postgresql")
 _PATIENT = {"options": "--idle_in_transaction_session_timeout=60s"}
 """For stores in the test's process: a busy machine may suspend a process for more than five seconds."""
 
+_LARGE = "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_relation_size(name::regclass) > 65536"
+
 _EMPTIED = [table.name for table in SQLModel.metadata.sorted_tables if table.name != "meta"]
 
 
@@ -238,6 +240,18 @@ class PostgresServer:
         finally:
             self._admin.execute(f"DROP TABLESPACE {name}")
 
+    def _empty(self) -> None:
+        """Delete all rows, and restart the sequences. `TRUNCATE` takes 40 ms for all tables, a `DELETE` of few rows
+        0.4 ms; but later statements still read the pages of deleted rows, so large tables are truncated.
+        """
+        large = [name for (name,) in self._cleaner.execute(_LARGE, [_EMPTIED])]
+        if large:
+            self._cleaner.execute(f"TRUNCATE {', '.join(large)} CASCADE")
+        deletes = [f"DELETE FROM {name}" for name in reversed(_EMPTIED) if name not in large]
+        deletes.append("DELETE FROM meta WHERE key <> 'database_id'")
+        self._cleaner.execute("; ".join(deletes))
+        self._cleaner.execute("SELECT setval(oid, 1, false) FROM pg_class WHERE relkind = 'S'")
+
     @contextmanager
     def database(
         self, *, empty: bool = False, tablespace: str = "pg_default", encoding: str = "UTF8"
@@ -260,8 +274,7 @@ class PostgresServer:
             if empty:
                 self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
             else:
-                self._cleaner.execute(f"TRUNCATE {', '.join(_EMPTIED)} RESTART IDENTITY")
-                self._cleaner.execute("DELETE FROM meta WHERE key <> 'database_id'")
+                self._empty()
 
 
 @contextmanager
