@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from tests.support.activation import activated
+from tests.support.plain_http import NO_TLS
 from tests.support.processes import TMINUS, Process, start
 from tests.support.waiting import eventually
 
@@ -119,7 +120,7 @@ class Daemon:
         """Additional arguments of `tminus run`."""
         self.fresh = False
         """Whether the daemon and its commands start as new processes, as from a shell, instead of forked ones."""
-        self.http = httpx.Client(timeout=20)
+        self.http = httpx.Client(verify=NO_TLS, timeout=20)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
         self.configure(**sections)

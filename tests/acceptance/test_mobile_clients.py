@@ -9,6 +9,7 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
 from tests.support import challenges
+from tests.support.plain_http import NO_TLS
 
 KEY = {"mobile-api-key": "a key of an organization", "Content-Type": "application/json"}
 
@@ -20,11 +21,11 @@ SUPPORT_BODY = {
 
 
 def get(daemon: Daemon, path: str) -> httpx.Response:
-    return httpx.get(f"{daemon.url}{path}", headers={"Content-Type": "application/json"})
+    return httpx.get(f"{daemon.url}{path}", headers={"Content-Type": "application/json"}, verify=NO_TLS)
 
 
 def post(daemon: Daemon, path: str, body: Any) -> httpx.Response:
-    return httpx.post(f"{daemon.url}{path}", json=body, headers=KEY)
+    return httpx.post(f"{daemon.url}{path}", json=body, headers=KEY, verify=NO_TLS)
 
 
 @pytest.mark.parametrize("base", ["/v3", "/api/v3"])

@@ -10,12 +10,13 @@ import pytest
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.test_behind_a_path import free_port, nginx, proxied
+from tests.support.plain_http import NO_TLS
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
 def fetch(daemon: Daemon, path: str, method: str = "GET", **headers: str) -> httpx.Response:
-    return httpx.request(method, f"{daemon.url}{path}", headers={**BROWSER, **headers})
+    return httpx.request(method, f"{daemon.url}{path}", headers={**BROWSER, **headers}, verify=NO_TLS)
 
 
 @pytest.mark.parametrize(

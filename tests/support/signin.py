@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpx
 
 from tests.acceptance.daemons import Daemon
+from tests.support.plain_http import NO_TLS
 from tminus.api import browser_session
 
 CALLBACK = "https://desk.example.com/signed-in.html"
@@ -51,7 +52,7 @@ class Browser:
         self.provider = provider
         self.instance = instance
         # It keeps no connection, so nothing has to be closed.
-        self.http = httpx.Client(timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
+        self.http = httpx.Client(verify=NO_TLS, timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
 
     def url(self, receiver: str | None = None) -> str:
         """Return the address of the sign-in page, with the query that the original's client sends."""
@@ -85,6 +86,7 @@ class Browser:
             params={"code": code, **sent, "state": ""},
             headers={"Origin": origin} if origin else {},
             timeout=20,
+            verify=NO_TLS,
         )
 
     def me_by_cookie(self, cookie: str) -> httpx.Response:
