@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,6 +32,7 @@ from tminus.config.mail import Mailbox
 from tminus.config.values import Rate
 from tminus.domain import durations, timestamps
 from tminus.domain.invitees import MAX_INVITEES
+from tminus.domain.policy import effective_settings
 from tminus.domain.recurrence import MAX_AHEAD
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
@@ -280,6 +282,20 @@ class Policy(Table):
     def modes(self, session_type: SessionType) -> Mapping[Setting, Mode]:
         """Return the mode of each setting for a session type. Cached, since every new session needs it."""
         return self.by_type[session_type]
+
+    @cached_property
+    def settings_text(self) -> Callable[[SessionType, frozenset[str]], str]:
+        """The function that returns the settings of a new session as JSON, from its type and `policy.wishes`.
+
+        Cached, since a batch has thousands of sessions with the same settings.
+        """
+
+        @lru_cache(maxsize=256)
+        def text(session_type: SessionType, wishes: frozenset[str]) -> str:
+            preferences = dict.fromkeys(wishes, True)
+            return orjson.dumps(effective_settings(session_type, self.modes(session_type), preferences)).decode()
+
+        return text
 
 
 class Agent(Table):

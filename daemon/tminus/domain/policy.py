@@ -38,6 +38,11 @@ def effective_settings(
     return effective
 
 
+def wishes(preferences: Mapping[str, bool]) -> frozenset[str]:
+    """Return the known preferences that are true: all that `effective_settings` needs of an agent's preferences."""
+    return frozenset(name for name in _SETTING_OF if preferences.get(name)) if preferences else frozenset()
+
+
 def agent_choices(session_type: SessionType, modes: Mapping[Setting, Mode]) -> dict[str, bool]:
     """Return for each preference whether the agent may choose it. Clients show those as toggles."""
     return {

@@ -122,9 +122,7 @@ def session_values(
         "host_auth_token": host_auth_token,
         "host_key": host_key,
         "external_session_object_id": ids.random_hex(),
-        "settings": _json(
-            policy.effective_settings(request.type, settings.policy.modes(request.type), request.preferences)
-        ),
+        "settings": settings.policy.settings_text(request.type, policy.wishes(request.preferences)),
         "user_url": f"{urls.user_page}?{session_id}",
         "host_url": f"{urls.host_page}?{session_id}",
         "external_mapping": request.external_mapping,
