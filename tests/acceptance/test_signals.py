@@ -15,6 +15,7 @@ import pytest
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, agents_toml
 from tests.acceptance.times import from_now
+from tests.support.oidc import use_issuer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_new_requests_are_refused_while_the_daemon_drains(start_daemon: StartDae
         assert daemon.process is not None
         assert daemon.process.poll() is None
         daemon.signal(signal.SIGTERM)  # a second signal
-        assert daemon.process.wait(3) == 0
+        assert daemon.process.wait(5) == 0
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 
@@ -260,6 +261,61 @@ def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -
     assert daemon.get("/me").json()["org"]["name"] == "Acme"
     seen = daemon.get("/me", headers={"Origin": "https://desk.example.com"})
     assert seen.headers["access-control-allow-origin"] == "https://desk.example.com"
+
+
+APPLYING_FAILS = """
+import os
+from tminus.cli import main
+from tminus.logs import output
+
+def fails_once(*given, configure=output.configure):
+    if os.path.exists("fails"):
+        os.remove("fails")
+        raise RuntimeError("as if there were a defect")
+    configure(*given)
+
+output.configure = fails_once
+main()
+"""
+
+
+def test_what_an_internal_error_keeps_a_reload_from_applying_is_applied_by_the_next_one(
+    make_daemon: StartDaemon,
+) -> None:
+    daemon = make_daemon()
+    daemon.spawn_patched(APPLYING_FAILS)
+    daemon.url = daemon.logged("daemon.ready")["url"]
+    session = daemon.make(startTime=from_now(minutes=12))
+    daemon.configure(lifecycle={"lead": "15m"})
+    (daemon.home / "fails").touch()
+    daemon.signal(signal.SIGHUP)
+    assert "as if there were a defect" in daemon.logged("config.failed")["error"]
+    daemon.signal(signal.SIGHUP)
+    changed = daemon.logged("config.changed", key="lifecycle.lead")
+    assert (changed["old"], changed["new"]) == ("10m", "15m")
+    daemon.logged("session.ready", session_id=session["id"])
+
+
+LIBRARY_IS_MISSING = """
+import sys
+from tminus.cli import main
+
+sys.modules["tminus.oidc.issuer"] = None
+main()
+"""
+"""As while pip replaces a library that the daemon has not loaded yet."""
+
+
+def test_a_reload_that_cannot_load_a_library_changes_nothing(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.spawn_patched(LIBRARY_IS_MISSING)
+    daemon.url = daemon.logged("daemon.ready")["url"]
+    daemon.configure(lifecycle={"lead": "15m"})
+    use_issuer(daemon, "http://127.0.0.1:9")
+    daemon.signal(signal.SIGHUP)
+    assert "tminus.oidc.issuer" in daemon.logged("config.failed")["error"]
+    assert daemon.make(startTime=from_now(minutes=12))["status"] == "scheduled"
+    assert daemon.log_lines("config.changed") == []
 
 
 def test_new_lifecycle_settings_change_stored_deadlines_also_at_a_start(start_daemon: StartDaemon) -> None:

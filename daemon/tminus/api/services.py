@@ -23,7 +23,6 @@ from tminus.delivery import Webhooks
 from tminus.domain.events import ActorNames
 from tminus.domain.types import LOCAL_AGENT_ID, actor_of
 from tminus.monitoring.metrics import Metrics
-from tminus.oidc.settings import Access
 from tminus.rooms import Hub
 from tminus.storage import Store, View
 from tminus.storage.notifier import Notifier
@@ -148,7 +147,7 @@ class Services:
         """The names of the agents by actor, for events."""
         self.clock = ClockServices()
         self.issuer: Issuer | None = None
-        """The OpenID Connect issuer; `service.daemon` sets it."""
+        """The OpenID Connect issuer, which `service` sets; None: no issuer."""
         self.revoked: frozenset[str] = frozenset()
         """SHA-256 of tokens that a reload has removed from the configuration."""
         self.challenges = Challenges(store)
@@ -203,15 +202,6 @@ class Services:
             return agent_id in self._by_issuer
         can_sign_in = bool(agent.token_sha256) or self.settings.signin.oidc.can_find(agent)
         return can_sign_in and not agent.has_expired(clock.now())
-
-    def use_issuer(self, access: Access | None) -> None:
-        """Use an OpenID Connect issuer from the next sign-in on; None: no issuer."""
-        if access is None:
-            self.issuer = None
-            return
-        from tminus.oidc.issuer import Issuer  # noqa: PLC0415 - takes ten megabytes
-
-        self.issuer = Issuer(access)
 
     def agent(self, agent_id: int) -> Agent | None:
         """Return an agent of the configuration, or of the issuer."""

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tminus import config
 from tminus.config import ConfigError, ConfigProblem, Settings
 from tminus.config.settings import Oidc
 from tminus.system.authorities import modification_times
+
+if TYPE_CHECKING:
+    from tminus.oidc.issuer import Issuer
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ def read(settings: Settings, state: Path, environ: Mapping[str, str]) -> Access 
             problem = f"does not name a file of certificates: {error.strerror or error}"
             raise ConfigError((ConfigProblem("", "signin.oidc.ca_file", problem),)) from None
     return Access(oidc, secret, trust)
+
+
+def issuer_for(access: Access | None) -> "Issuer | None":
+    """Return the issuer to which this is the access; None if none is configured."""
+    if access is None:
+        return None
+    from tminus.oidc.issuer import Issuer  # noqa: PLC0415 - takes ten megabytes
+
+    return Issuer(access)
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:

@@ -93,7 +93,7 @@ class Daemon:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._attempted, on_mail=self._mailed)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
-            self.services.use_issuer(access)
+            self.services.issuer = oidc.issuer_for(access)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
             # The daemon's name in a database that several daemons may share. SQLite has one daemon, without a name.

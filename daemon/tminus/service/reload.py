@@ -44,10 +44,15 @@ class Reloader:
         self._listeners = listeners
         self._services = services
         self._scheduler = scheduler
+        self._applied = services.settings
+        """The settings that are in force everywhere."""
 
     def reload(self) -> None:
-        """Apply the whole configuration, or nothing of it and log why."""
-        old = self._services.settings
+        """Apply the whole configuration, or nothing of it and log why.
+
+        After any other exception, the next call applies everything again.
+        """
+        old = self._applied
         try:
             loaded = config.load(config.find(self._path, self._environ), self._environ)
             secrets, access = config.read_all(
@@ -63,9 +68,10 @@ class Reloader:
         )
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
+        issuer = oidc.issuer_for(access)
         self._services.webhooks.apply(new, secrets)
         self._services.apply(new)
-        self._services.use_issuer(access)
+        self._services.issuer = issuer
         output.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
@@ -81,6 +87,7 @@ class Reloader:
             config_fingerprint=loaded.fingerprint,
         )
         self._scheduler.apply_settings(old, new)
+        self._applied = new
 
     def _reject(self, error: ConfigError) -> None:
         self._services.metrics.config_rejected.set(1)
