@@ -4,14 +4,17 @@ from enum import StrEnum
 from pathlib import Path
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from tminus.pages.assets import VERSION
 from tminus.pages.languages import texts
 
+# Read when the daemon starts, as the texts are. An upgrade may replace the files while the old release still runs.
+_TEMPLATES = {file.name: file.read_text("utf-8") for file in Path(__file__).with_name("templates").iterdir()}
+
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=DictLoader(_TEMPLATES),
     autoescape=select_autoescape(default=True, default_for_string=True),
     undefined=StrictUndefined,
     trim_blocks=True,

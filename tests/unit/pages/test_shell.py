@@ -1,6 +1,8 @@
 """The rendered pages."""
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -85,3 +87,21 @@ def test_labels_of_inputs_and_ids_are_complete(which: int) -> None:
     for _, attributes in found:
         for name in ("aria-labelledby", "aria-describedby"):
             assert set((attributes.get(name) or "").split()) <= set(ids)
+
+
+WITHOUT_FILES = """
+import builtins
+from tminus import pages
+
+def fails(*given, **named):
+    raise FileNotFoundError
+
+builtins.open = fails
+for language in pages.LANGUAGES:
+    pages.render(language, "Acme", pages.Start.LINK, 80)
+    pages.render_agent_page(language, "Acme", "0" * 64)
+"""
+
+
+def test_pages_are_rendered_although_an_upgrade_has_replaced_their_files() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_FILES], check=True)
