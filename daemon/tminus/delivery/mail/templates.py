@@ -29,7 +29,8 @@ TEMPLATE_BYTES = 64 * 1024
 TEXT_CHARACTERS = 256 * 1024
 """Maximum size of a rendered text: mail servers refuse large mails."""
 
-_BUILT_IN = Path(__file__).parent / "templates"
+# Read when the daemon starts. An upgrade may replace the files while the old release still runs.
+_BUILT_IN = {name: Path(__file__).with_name("templates").joinpath(name).read_text() for name in NAMES}
 
 _MONTHS = {
     "en": "January,February,March,April,May,June,July,August,September,October,November,December",
@@ -56,7 +57,7 @@ class Words:
 
 def read(folder: Path | None) -> Mapping[str, str]:
     """Return all templates by name: those in `folder`, and the built-in ones for the rest. Raises `BadTemplate`."""
-    found = {name: (_BUILT_IN / name).read_text() for name in NAMES}
+    found = dict(_BUILT_IN)
     if folder is None:
         return found
     try:
