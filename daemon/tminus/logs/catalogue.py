@@ -93,7 +93,7 @@ LOG_LINES = {
     "config.rejected": LineTemplate(
         "error", "reload rejected ({faults:error}), previous configuration kept", ("faults",)
     ),
-    "config.fault": LineTemplate("error", "{where}: {key} {error}", ("where", "key", "error")),
+    "config.fault": LineTemplate("error", "{where}:[ {key}] {error}", ("where", "key", "error")),
     "storage.waiting": LineTemplate("info", "waiting for another process that uses or migrates the database"),
     "storage.migrated": LineTemplate(
         "info", "database schema migrated[ from {previous_schema}] to {schema}", ("previous_schema", "schema")
