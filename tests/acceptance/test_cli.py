@@ -305,7 +305,7 @@ def test_check_prints_the_settings_in_force_and_masks_secrets(daemon: Daemon) ->
 def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms"})
     assert output_of(daemon.command("advance")) == "nothing was due\n", "`advance` is harmless while a daemon runs"
-    session = daemon.make(startTime=from_now(seconds=1))
+    session = daemon.make(startTime=from_now(seconds=4))
     assert daemon.terminate() == 0
     swept = eventually(lambda: (done := answer(daemon.command("advance", "--json")))["moves"] and done)
     assert swept == {"moves": {"open": 1}, "removed": 0, "withoutPin": 0}

@@ -76,7 +76,7 @@ def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logge
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"}, storage=storage)
     begun = datetime.now(UTC)
-    starts = [begun + timedelta(seconds=span) for span in (3.9, 3.3, 3.6, 3.0)]
+    starts = [begun + timedelta(seconds=span) for span in (5.9, 5.3, 5.6, 5.0)]
     made = {daemon.make(startTime=text(start))["id"]: start for start in starts}
     later = daemon.make(startTime=from_now(days=1))["id"]
     expected = sorted(made, key=lambda session_id: made[session_id])

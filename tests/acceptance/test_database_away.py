@@ -30,7 +30,7 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             storage = {"url": f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"}
             daemon: Daemon = make_daemon(storage=storage, lifecycle={"lead": "1s"})
             daemon.start()
-            due = daemon.make(startTime=from_now(seconds=3))
+            due = daemon.make(startTime=from_now(seconds=6))
             kept = [daemon.make()["id"] for _ in range(5)]
             pid = daemon.process.pid if daemon.process else 0
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.pages import ROOT, shell_of
 from tests.support.systemd_box import Box, booted
+from tests.support.waiting import eventually
 
 APT_GET = """#!/bin/sh
 [ "$1 $2" = "install -y" ] && shift 2 && exec dpkg-query --show "$@"
@@ -83,6 +84,7 @@ def test_every_command_of_the_page_works_as_described(box: Box) -> None:
     assert "nothing wrong" in reader.pastes("Install")
     assert states(box, "tminus.service", "tminus.socket") == ["active", "active"]
     assert box.do("systemctl", "is-enabled", "tminus.service", "tminus.socket").split() == ["enabled", "enabled"]
+    eventually(lambda: box.journal("EVENT=daemon.ready"))
     output = reader.pastes("Install")
     for seen in (
         "active (running)",

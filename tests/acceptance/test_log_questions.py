@@ -166,7 +166,7 @@ def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_line
 
 def test_a_lock_is_logged_while_it_lasts_and_named_as_the_cause_of_late_transitions(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    opening = daemon.make(startTime=from_now(minutes=10, seconds=1))
+    opening = daemon.make(startTime=from_now(minutes=10, seconds=4))
     with sqlite3.connect(daemon.state / "tminus.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         eventually(lambda: daemon.log_lines("storage.blocked"), deadline=30)
@@ -183,7 +183,7 @@ def test_a_table_lock_is_named_as_the_cause_of_late_transitions(
 ) -> None:
     with pg_server.database(empty=True) as database:
         daemon = start_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
-        opening = daemon.make(startTime=from_now(seconds=3))
+        opening = daemon.make(startTime=from_now(seconds=5))
         with psycopg.connect(database.url.replace("+psycopg", "")) as other:
             other.execute("LOCK TABLE session IN ACCESS EXCLUSIVE MODE")
             eventually(lambda: from_now(seconds=-2) > opening["startTime"])
@@ -196,10 +196,10 @@ def test_a_pause_of_the_process_is_logged_with_its_length_as_the_cause_of_late_t
     start_daemon: StartDaemon,
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s"})
-    opening = daemon.make(startTime=from_now(seconds=2.5))
+    opening = daemon.make(startTime=from_now(seconds=4))
     begun = time.monotonic()
     daemon.signal(signal.SIGSTOP)
-    eventually(lambda: time.monotonic() - begun > FROZEN + 2)
+    eventually(lambda: time.monotonic() - begun > FROZEN + 2 and from_now(seconds=-1) > opening["startTime"])
     daemon.signal(signal.SIGCONT)
     frozen = daemon.logged("daemon.frozen")
     assert FROZEN <= frozen["frozen_s"] <= time.monotonic() - begun + 1

@@ -10,7 +10,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -232,7 +231,7 @@ def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Promet
     arguments = (f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data")
     with (
         running(program, *arguments, f"--web.listen-address={address}", cwd=home) as process,
-        httpx.Client(base_url=f"http://{address}") as client,
+        httpx.Client(base_url=f"http://{address}", timeout=60) as client,
     ):
         started = Prometheus(client, process)
         eventually(started.ready)
@@ -295,7 +294,8 @@ def test_prometheus_accepts_the_rules_and_no_alert_fires_for_a_healthy_daemon(
 
     alerts = eventually(evaluated)
     assert {alert["health"] for alert in alerts} == {"ok"}
-    assert [alert["name"] for alert in alerts if alert["state"] != "inactive"] == []
+    # On a busy machine a scrape may fail, and then an alert is pending until the next one.
+    assert [alert["name"] for alert in alerts if alert["state"] == "firing"] == []
     assert {name for alert in alerts for name in metrics_in(alert["query"])} <= names_in(scrape)
     for alert in alerts:
         assert alert["labels"]["severity"] in {"critical", "warning"}
@@ -397,10 +397,9 @@ def sweep_late(daemon: Daemon, times: int) -> None:
         swept = metric(daemon, "tminus_clock_lag_seconds_count")
         return swept - metric(daemon, r'tminus_clock_lag_seconds_bucket\{le="1.0"\}')
 
-    daemon.make(startTime=from_now(seconds=1.5))
-    begun = time.monotonic()
+    session = daemon.make(startTime=from_now(seconds=3))
     daemon.signal(signal.SIGSTOP)
-    eventually(lambda: time.monotonic() - begun > 2)
+    eventually(lambda: from_now(seconds=-1) > session["startTime"])
     daemon.signal(signal.SIGCONT)
     eventually(lambda: counted() >= times)
 

@@ -18,7 +18,7 @@ SESSIONS = 20
 
 @pytest.mark.slow
 def test_what_is_sent_and_what_is_skipped_after_downtime(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(lifecycle={"lead": "1s", "reminders": ["2500ms"]})
+    daemon = start_daemon(lifecycle={"lead": "100ms", "reminders": ["2500ms"]})
     soon = daemon.make(startTime=from_now(seconds=5), label="Soon")
     missed = daemon.make(startTime=from_now(seconds=7), label="Missed")
     later = daemon.make(startTime=from_now(hours=1), reminders=["1d", "59m57s", "15m"], label="Later")
@@ -61,19 +61,19 @@ def test_of_two_daemons_one_sends_each_reminder_although_one_is_killed(
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
     one, two = (start_daemon(**sections) for _ in range(2))
-    start = from_now(seconds=6)
+    start = from_now(seconds=12)
     ids = [
-        daemon.make(startTime=start, reminders=["3s", "2s"], label=f"S{number}")["id"]
+        daemon.make(startTime=start, reminders=["6s", "4s"], label=f"S{number}")["id"]
         for number in range(SESSIONS // 2)
         for daemon in (one, two)
     ]
     eventually(lambda: any(event["type"] == "session.reminder" for event in two.feed()), deadline=30)
     one.kill()
-    last = eventually(lambda: [event for event in two.feed() if event.get("before") == "2s"][SESSIONS - 1 :], 30)[-1]
+    last = eventually(lambda: [event for event in two.feed() if event.get("before") == "4s"][SESSIONS - 1 :], 30)[-1]
 
     reminders = [event for event in two.feed() if event["type"] == "session.reminder"]
     assert Counter((event["id"], event["before"]) for event in reminders) == {
-        (session_id, before): 1 for session_id in ids for before in ("3s", "2s")
+        (session_id, before): 1 for session_id in ids for before in ("6s", "4s")
     }
     eventually(lambda: last["seq"] in receiver.seqs, 20)
     assert {event["seq"] for event in reminders} <= set(receiver.seqs)

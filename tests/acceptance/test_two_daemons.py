@@ -19,7 +19,7 @@ from tminus.delivery.due import POLL_INTERVAL
 
 SESSIONS = 30
 
-SOON = 4.0
+SOON = 10.0
 """Seconds within which a thread that polls every second has polled, even on a busy machine."""
 
 

@@ -179,7 +179,8 @@ class Box:
         return self.do("systemctl", "show", "--value", "--property", name, unit).strip()
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """Return the matching journal entries with all of their fields."""
+        """Return the matching journal entries with all of their fields, also those that are not written yet."""
+        self.do("journalctl", "--sync")
         text = self.do("journalctl", "--no-pager", "--all", "--output=json", *matches)
         return [json.loads(line) for line in text.splitlines()]
 
@@ -200,5 +201,5 @@ _PIPES: dict[str, Any] = {
     "stdin": subprocess.DEVNULL,
     "capture_output": True,
     "text": True,
-    "timeout": 60,
+    "timeout": 300,
 }

@@ -157,7 +157,7 @@ def test_a_failed_request_is_retried_with_the_same_id_until_it_succeeds(
     sender: Sender, receiver: Receiver, answer: Any, code: int | None
 ) -> None:
     receiver.answers = [answer, answer]
-    sender.apply(desk(receiver, timeout="300ms"))
+    sender.apply(desk(receiver, timeout="1s" if answer is trickle else "1m"))
     sender.make()
     eventually(lambda: len(receiver.requests) >= 1)
     sender.make()  # the retried batch must not contain this event

@@ -319,7 +319,7 @@ def test_a_connection_whose_client_does_not_read_is_aborted(
     monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]], parts: int, option: bytes
 ) -> None:
     REPEATED.clear()
-    monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "WRITE_SECONDS", 2.0)
     content = b"x" * (LARGE // parts)
 
     async def answers(scope: Scope, receive: Receive, send: Send) -> None:

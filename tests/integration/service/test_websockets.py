@@ -314,7 +314,7 @@ def test_a_client_that_never_answers_the_close_frame_is_disconnected(
 
 def test_a_silent_client_is_pinged_and_then_disconnected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_exchange, "PING_SECONDS", 0.2)
-    monkeypatch.setattr(websocket_exchange, "SILENT_SECONDS", 2.0)
+    monkeypatch.setattr(websocket_exchange, "SILENT_SECONDS", 5.0)
     with served.raw() as raw, served.raw() as alive:
         raw.head()
         alive.head()
