@@ -158,6 +158,24 @@ def test_a_terminal_gets_only_the_escape_sequences_of_the_command(
         assert not FORBIDDEN.search(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", terminal.raw))
 
 
+@pytest.mark.parametrize("label", ["Weekly", ""])
+def test_the_progress_of_a_file_is_removed_before_anything_else_is_printed(
+    labelled: tuple[Daemon, list[JSON]], tmp_path: Path, label: str
+) -> None:
+    daemon, _ = labelled
+    file = tmp_path / "\x1b[31m\u202efile.csv"
+    file.write_text(f"type,label,startTime,colour\nlive,{label},{from_now(days=1)},red\n")
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    with Terminal([TMINUS, "schedule", "--file", str(file), "--dry-run"], env, columns=200) as terminal:
+        assert terminal.end() == (0 if label else 1)
+        assert "\r\x1b[K[------------------------] reading \\x1b[31m\\u202efile.csv\r\x1b[K" in terminal.raw
+        printed = re.sub(
+            r"\r\x1b\[K.*?\r\x1b\[K", "", terminal.raw
+        )  # without the progress, and the codes that remove it
+    assert not FORBIDDEN.search(printed.replace("\r\n", "\n").replace("\t", ""))
+    assert printed.startswith(rf"tminus: \x1b[31m\u202efile.csv: {'ignored, since not known: colour' if label else ''}")
+
+
 def test_events_follow_escapes_untrusted_text(labelled: tuple[Daemon, list[JSON]]) -> None:
     daemon, _ = labelled
     env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))

@@ -2,7 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,27 +33,21 @@ scope = click.option(
 )
 
 
-class Progress:
-    """A progress bar on standard error, followed by the name of the current step. Only a terminal shows it."""
+@contextmanager
+def progress(filled: float, what: str) -> Iterator[None]:
+    """Show a bar and what is done, until the block ends. It is on standard error, and only a terminal shows it.
 
-    def __init__(self, steps: int) -> None:
-        self._steps, self._done = steps, 0
-        self._shown = sys.stderr.isatty()
-
-    def step(self, what: str) -> None:
-        """Begin the next step."""
-        filled = BAR * self._done // self._steps
-        self._done += 1
-        self._draw(f"[{'#' * filled}{'-' * (BAR - filled)}] {what}")
-
-    def end(self) -> None:
-        """Remove the bar."""
-        self._draw("")
-
-    def _draw(self, line: str) -> None:
-        if self._shown:
-            sys.stderr.write(f"\r{line:<{BAR + 50}}" if line else f"\r{' ' * (BAR + 50)}\r")
-            sys.stderr.flush()
+    `filled`: which part of the bar is filled. Within the block, nothing else may be printed.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = round(BAR * filled)
+    output.draw_status(f"[{'#' * done}{'-' * (BAR - done)}] {what}")
+    try:
+        yield
+    finally:
+        output.draw_status("")
 
 
 def schedule_file(
@@ -74,20 +69,17 @@ def schedule_file(
         "".encode(encoding)
     except (LookupError, ValueError):
         raise click.UsageError(f"There is no encoding {encoding!r}: name one such as cp1252.") from None
-    progress = Progress(2)
-    progress.step(f"reading {file.name}")
     try:
-        content = (
-            sys.stdin.buffer.read(sheets.MAX_FILE + 1) if str(file) == "-" else _content(file, sheets.MAX_FILE + 1)
-        )
+        with progress(0, f"reading {file.name}"):
+            content = (
+                sys.stdin.buffer.read(sheets.MAX_FILE + 1) if str(file) == "-" else _content(file, sheets.MAX_FILE + 1)
+            )
     except OSError as error:
-        progress.end()
         raise fail(f"{file} cannot be read: {error.strerror or error}", REFUSED) from None
     ndjson = file.suffix.lower() in (".ndjson", ".jsonl") or content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     try:
         sheet = sheets.read(content, ndjson=ndjson, encoding=encoding, zone=zone, session_type=session_type)
     except sheets.SheetError as found:
-        progress.end()
         raise _report(file, found.errors) from None
     if sheet.ignored:
         output.print_error(f"{file.name}: ignored, since not known: {', '.join(sheet.ignored[:MAX_SHOWN])}")
@@ -95,17 +87,15 @@ def schedule_file(
     # Without --key, the key is a digest of the sessions: a command that is repeated by mistake schedules nothing more.
     digest = hashlib.sha256(repr(sheet.sessions).encode(errors="surrogatepass")).hexdigest()
     with reporting_errors(), connection.open() as daemon:
-        progress.step(f"{'checking' if dry_run else 'scheduling'} {count}")
         try:
-            made = daemon.scheduleSessions(
-                sheet.sessions, dry_run=dry_run, idempotency_key=key or f"file {digest[:32]}"
-            )
+            with progress(1 / 2, f"{'checking' if dry_run else 'scheduling'} {count}"):
+                made = daemon.scheduleSessions(
+                    sheet.sessions, dry_run=dry_run, idempotency_key=key or f"file {digest[:32]}"
+                )
         except ScreenMeetError as error:
             if error.refcode != 115400:
                 raise
             raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
-        finally:
-            progress.end()
     _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
 
 

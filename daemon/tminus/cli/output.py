@@ -1,8 +1,8 @@
 """Standard output and standard error of a command.
 
 All text that a command prints, also from libraries, goes through an `EscapingStream`, so that no caller can forget to
-escape characters that a terminal acts on. Only `styled` adds escape sequences, for colours, and `tminus watch`, to move
-the cursor.
+escape characters that a terminal acts on. Only `styled` adds escape sequences, for colours, and `tminus watch` and
+`draw_status`, to move the cursor.
 """
 
 import errno
@@ -10,9 +10,9 @@ import io
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
-from tminus.domain.text import escape, escape_lines, json_text
+from tminus.domain.text import cut, escape, escape_lines, json_text
 
 LOST = 7
 """Exit code of a command that was executed, but whose output could not be written."""
@@ -152,17 +152,24 @@ def put_fields(cells: Iterable[str]) -> None:
     _raw("\t".join(map(escape, cells)) + "\n")
 
 
-def _raw(text: str) -> None:
-    if isinstance(sys.stdout, EscapingStream):
-        sys.stdout.write_raw(text)
+def _raw(text: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    if isinstance(stream, EscapingStream):
+        stream.write_raw(text)
     else:  # in a test that calls a command in its own process
-        sys.stdout.write(text)
+        stream.write(text)
 
 
 def draw(text: str) -> None:
     """Print text that is escaped already to the terminal, and flush it."""
     _raw(text)
     sys.stdout.flush()
+
+
+def draw_status(text: str) -> None:
+    """Replace the line on standard error, which is a terminal, with this text; "" removes it."""
+    _raw(f"\r\x1b[K{cut(escape(text), size()[0] - 1)}", sys.stderr)
+    sys.stderr.flush()
 
 
 def put_json(value: Any, *, indent: int | None = 2) -> None:
