@@ -11,7 +11,7 @@ from tminus.pages.assets import VERSION
 from tminus.pages.languages import texts
 
 # Read when the daemon starts, as the texts are. An upgrade may replace the files while the old release still runs.
-_TEMPLATES = {file.name: file.read_text("utf-8") for file in Path(__file__).with_name("templates").iterdir()}
+_TEMPLATES = {file.name: file.read_text("utf-8") for file in Path(__file__).with_name("templates").glob("*.html")}
 
 _ENVIRONMENT = Environment(
     loader=DictLoader(_TEMPLATES),
