@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
 from tests.support.processes import TMINUS
 
@@ -265,3 +266,26 @@ def test_ctrl_c_during_imports_ends_the_command_silently(daemon: Daemon, module:
     )
     assert done.returncode in (-signal.SIGINT, 130)
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+WITHOUT_UMASK = """
+import os
+from tminus.cli import main
+
+os.umask(0)
+main()
+"""
+
+
+def test_the_files_of_the_daemon_are_for_its_user_alone_whatever_umask_and_directory_permit(
+    make_daemon: StartDaemon,
+) -> None:
+    daemon = make_daemon()
+    daemon.state.mkdir(exist_ok=True)
+    daemon.state.chmod(0o777)
+    daemon.spawn_patched(WITHOUT_UMASK)
+    daemon.url = daemon.logged("daemon.ready")["url"]
+    daemon.make()
+    modes = {file.name: file.stat().st_mode & 0o077 for file in daemon.state.rglob("*")}
+    assert {"tminus.db", "tminus.db-wal", "tminus.lock", "tminus.db-lock", "tminus.sock"} <= modes.keys()
+    assert not any(modes.values()), modes

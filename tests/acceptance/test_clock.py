@@ -91,7 +91,8 @@ def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logge
     assert [line["session_id"] for line in ready] == expected
     assert all(line["lag_ms"] > 1000 for line in ready)
     assert eventually(lambda: [line["session_id"] for line in daemon.log_lines("session.closed")] == expected)
-    assert eventually(lambda: daemon.log_lines("clock.late"))[0]["moves"] == 8
+    late = eventually(lambda: daemon.log_lines("clock.late"))[0]
+    assert (late["moves"], late["cause"]) == (8, "start after downtime")
     for session_id in expected:
         events = daemon.events(session_id)
         assert [event["type"] for event in events] == ["session.scheduled", "session.ready", "session.closed"]

@@ -115,6 +115,20 @@ def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it
     assert token[:8] not in daemon.log_text
 
 
+def test_an_expired_token_is_in_the_log_as_expired(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    fingerprint = sha256(daemon.tokens["anna"].encode()).hexdigest()[:12]
+    text = daemon.config.read_text()
+    daemon.config.write_text(
+        text.replace("[[agents]]\nid = 7\n", "[[agents]]\nid = 7\nexpires = 2021-01-01T00:00:00Z\n")
+    )
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    assert daemon.get("/me", by="anna").status_code == 401
+    line = daemon.logged("auth.failed")
+    assert (line["token"], line["token_state"]) == (fingerprint, "expired")
+
+
 def test_a_revoked_token_is_named_although_its_address_has_guessed_too_often(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"failed_tokens": "2/hour"})
     fingerprint = sha256(daemon.tokens["anna"].encode()).hexdigest()[:12]
@@ -166,11 +180,11 @@ def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_line
 
 def test_a_lock_is_logged_while_it_lasts_and_named_as_the_cause_of_late_transitions(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    opening = daemon.make(startTime=from_now(minutes=10, seconds=4))
+    opening = daemon.make(startTime=from_now(minutes=10, seconds=2))
     with sqlite3.connect(daemon.state / "tminus.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         eventually(lambda: daemon.log_lines("storage.blocked"), deadline=30)
-        eventually(lambda: from_now(minutes=10, seconds=-2) > opening["startTime"])
+        eventually(lambda: from_now(minutes=10, seconds=-1.3) > opening["startTime"])
         other.execute("ROLLBACK")
     other.close()
     daemon.logged("session.ready", session_id=opening["id"])

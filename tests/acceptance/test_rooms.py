@@ -171,7 +171,7 @@ def test_an_early_guest_joins_automatically_at_the_opening(patient: Daemon, conn
     early.send("join", name="Grace")
     start = from_now(seconds=2)
     patient.put(f"/supportsession/{session['id']}", {"startTime": start})
-    assert early.wait_for_status("new")["startTime"] == start
+    assert early.wait_for_status("new")["session"]["startTime"] == start
     assert early.entered()["type"] == "joined"
     early.wait_for_people("Grace")
 

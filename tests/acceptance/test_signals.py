@@ -14,6 +14,7 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, agents_toml
+from tests.acceptance.test_log import metric
 from tests.acceptance.times import from_now
 from tests.support.oidc import use_issuer
 from tests.support.waiting import eventually
@@ -290,10 +291,12 @@ def test_what_an_internal_error_keeps_a_reload_from_applying_is_applied_by_the_n
     (daemon.home / "fails").touch()
     daemon.signal(signal.SIGHUP)
     assert "as if there were a defect" in daemon.logged("config.failed")["error"]
+    assert metric(daemon, "tminus_config_rejected") == 1
     daemon.signal(signal.SIGHUP)
     changed = daemon.logged("config.changed", key="lifecycle.lead")
     assert (changed["old"], changed["new"]) == ("10m", "15m")
     daemon.logged("session.ready", session_id=session["id"])
+    assert metric(daemon, "tminus_config_rejected") == 0
 
 
 LIBRARY_IS_MISSING = """

@@ -144,6 +144,23 @@ def test_the_exposure_of_the_service_is_as_low_as_its_function_allows(box: Box, 
     assert done.returncode == 0, done.stdout
 
 
+def test_a_daemon_that_a_reload_ends_before_python_has_begun_is_started_again(box: Box) -> None:
+    fault = "/run/systemd/system/tminus.service.d/ended.conf"
+    box.do("mkdir", "-p", "/run/systemd/system/tminus.service.d")
+    # Only the first process ends so: the next one finds the file, and runs the daemon.
+    once = "cd /var/lib/tminus; test -e once || { touch once; kill -HUP $$$$; }; exec /opt/tminus/bin/tminus run"
+    start = f'[Service]\nExecStart=\nExecStart=/bin/sh -c "{once}"'
+    box.do("bash", "-c", f'echo "$1" > {fault}', "bash", start)
+    box.do("systemctl", "daemon-reload")
+    try:
+        box.run("systemctl", "restart", "tminus.service")
+        eventually(lambda: box.show("tminus.service", "ActiveState") == "active")
+        assert box.show("tminus.service", "NRestarts") == "1"
+    finally:
+        box.do("rm", fault)
+        box.do("systemctl", "daemon-reload")
+
+
 def test_no_core_dump_of_a_process_that_holds_tokens_is_written(box: Box) -> None:
     for unit in ("tminus.service", "tminus-backup.service"):
         assert (box.show(unit, "LimitCORE"), box.show(unit, "LimitCORESoft")) == ("0", "0")
