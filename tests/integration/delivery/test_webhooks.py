@@ -301,7 +301,7 @@ def test_an_endpoint_that_responds_with_410_is_paused_and_loses_no_event(
     eventually(lambda: sender.status().state.pause_reason is PauseReason.GONE)
     before = len(receiver.requests)
     sender.make(3)
-    paused = [line for line in log_lines() if line["event"] == "webhook.paused"]
+    paused = eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.paused"])
     assert [(line["level"], line["pause_reason"], line["endpoint"]) for line in paused] == [("error", "gone", "desk")]
     assert len(receiver.requests) == before
     sender.run(sender.webhooks.resume("desk"))
@@ -628,7 +628,7 @@ def test_while_a_secret_is_replaced_receivers_with_either_secret_accept_requests
     receiver.requests[2].verify(OTHER_SECRET)
     assert "," not in receiver.requests[2].headers["webhook-signature"].removeprefix("v1,")
     assert receiver.seqs == sender.seqs()
-    assert len([line for line in log_lines() if line["event"] == "webhook.secret"]) == 2
+    eventually(lambda: len([line for line in log_lines() if line["event"] == "webhook.secret"]) == 2)
 
 
 @ON_SQLITE

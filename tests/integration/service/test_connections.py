@@ -249,7 +249,9 @@ def test_a_malformed_request_gets_a_400_of_the_api_and_its_address_is_logged(
         head, _, body = refused.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert json.loads(body)["errors"] == [{"field": "request", "message": "must have exactly one Host header"}]
-    logged = [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
+    logged = eventually(
+        lambda: [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
+    )
     assert logged == [("127.0.0.1", "must have exactly one Host header")], "at most once a minute"
 
 
@@ -259,7 +261,7 @@ def test_the_log_names_the_reason_if_a_head_is_too_large(
     REPEATED.clear()
     with sent(address, HEALTH.replace(b"Host: a", b"Host: a" + b"\r\nX: 1" * 200)) as connection:
         assert answer(connection).startswith(b"HTTP/1.1 431")
-    [line] = [line for line in log_lines() if line["event"] == "http.malformed"]
+    [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "http.malformed"])
     assert line["error"] == "has a head of more than 65536 bytes or 128 fields"
     assert f"it {line['error']}, times: 1" in line["message"]
 
@@ -341,7 +343,9 @@ def test_a_connection_whose_client_does_not_read_is_aborted(
             return False
 
         eventually(is_cut_off)
-        assert [line["remote_ip"] for line in log_lines() if line["event"] == "http.unread"] == ["127.0.0.1"]
+        assert eventually(lambda: [line["remote_ip"] for line in log_lines() if line["event"] == "http.unread"]) == [
+            "127.0.0.1"
+        ]
 
 
 @pytest.mark.parametrize("kind", ["idle", "head", "body", "unread"])
@@ -378,7 +382,7 @@ def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(
         with suppress(BlockingIOError):
             first[3].setblocking(False)
             assert first[3].recv(1), "the other connections stay open"
-    [line] = [line for line in log_lines() if line["event"] == "http.at_limit"]  # one line for all of them
+    [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "http.at_limit"])  # one for all
     assert (line["connections"], line["busiest"]) == (MAX_CONNECTIONS, "127.0.0.1")
 
 
@@ -431,7 +435,9 @@ def test_an_address_at_its_limit_evicts_only_its_own_connections(
         for one in (honest, *many[-4:]):
             one.sendall(ASK)
             assert answer(one).startswith(b"HTTP/1.1 200"), "the newest ones and that of the other address stay open"
-    logged = [(line["remote_ip"], line["connections"]) for line in log_lines() if line["event"] == "http.crowded"]
+    logged = eventually(
+        lambda: [(line["remote_ip"], line["connections"]) for line in log_lines() if line["event"] == "http.crowded"]
+    )
     assert logged == [("127.0.0.2", 4)]
 
 
@@ -458,7 +464,7 @@ def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
     assert b"\r\nretry-after: 1\r\n" in head
     assert b"\r\nconnection: close" in head
     assert json.loads(body)["refcode"] == 105503
-    [line] = [line for line in log_lines() if line["event"] == "http.refused"]  # one line for all refusals
+    [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "http.refused"])  # one for all
     assert (line["level"], line["connections"]) == ("warning", MAX_CONNECTIONS)
     assert (line["busiest"], line["busiest_connections"]) == ("127.0.0.1", MAX_CONNECTIONS)
 

@@ -414,7 +414,7 @@ def test_an_address_at_its_limit_opens_no_further_websocket(
             assert client.recv() == "still here"
         clients[0].close()
         eventually(lambda: opened(served))
-    assert [line for line in log_lines() if line["event"] == "websocket.crowded"]
+    assert eventually(lambda: [line for line in log_lines() if line["event"] == "websocket.crowded"])
 
 
 def test_of_500_websockets_from_one_address_the_default_limit_accepts_200(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_websockets_leave_a_quarter_of_the_connections_to_requests(
             stack.enter_context(served.open("/v3/echo/x"))
         with served.raw() as raw:
             assert refusal(raw.rest()) == (503, 111503)
-        [line] = [line for line in log_lines() if line["event"] == "websocket.refused"]
+        [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "websocket.refused"])
         assert (line["connections"], line["busiest"]) == (6, "127.0.0.1")
         idle = [socket.create_connection(served.address, timeout=10) for _ in range(10)]
         with Raw(socket.create_connection(served.address, timeout=10)) as raw:
@@ -499,7 +499,8 @@ def test_the_end_of_a_websocket_is_logged_without_its_query(
     eventually(ended)
     [line] = ended()
     assert line["route"] == "/v3/echo/{name}"
-    assert (line["close_code"], line["open_s"], line["actor"]) == (4001, 0, "agent:7")
+    assert (line["close_code"], line["actor"]) == (4001, "agent:7")
+    assert 0 <= line["open_s"] < 60
     assert secret not in json.dumps(log_lines())
     text = served.services.metrics.scrape().decode()
     assert 'tminus_websockets_closed_total{code="(other)",route="/v3/echo/{name}"}' in text
