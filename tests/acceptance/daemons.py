@@ -114,6 +114,8 @@ class Daemon:
         self.errors = self.home / "err"
         self.url = ""
         self.process: Process | None = None
+        self._was_killed = False
+        """Whether an earlier process was ended by SIGKILL, which may cut a line of the log: a write is not atomic."""
         self.passed: Sequence[socket.socket] = ()
         """Listening sockets that the daemon inherits at its start, as in systemd's socket activation."""
         self.arguments: Sequence[str] = ()
@@ -160,6 +162,7 @@ class Daemon:
     def spawn(self, **env: str) -> None:
         """Start the daemon without waiting."""
         assert self.process is None or self.process.poll() is not None
+        self._was_killed = self._may_have_cut_a_line()
         arguments = ["run", "--config", str(self.config), *self.arguments]
         environ = environment(**{"STATE_DIRECTORY": str(self.state), **env})
         if self.passed:
@@ -221,8 +224,17 @@ class Daemon:
         if not self.log.exists():
             return []
         whole = self.log_text.split("\n")[:-1]
-        lines: list[JSON] = [json.loads(line) for line in whole]
+        lines: list[JSON] = []
+        for line in whole:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                if not self._may_have_cut_a_line():
+                    raise
         return [line for line in lines if event in (None, line["event"])]
+
+    def _may_have_cut_a_line(self) -> bool:
+        return self._was_killed or (self.process is not None and self.process.poll() == -signal.SIGKILL)
 
     def logged(self, event: str, **fields: Any) -> JSON:
         """Wait for a log line with this name and these fields; return the latest."""
