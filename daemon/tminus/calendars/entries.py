@@ -99,7 +99,7 @@ def entry(
     """
     starts = session.start_time or session.created_at
     cancelled = method is Method.CANCEL or session.close_reason == CloseReason.CANCELLED
-    title = plain(session.label)
+    title = _Text(plain(session.label))
     made = Event()
     made.add("UID", uid(session))
     # Not the present time: the entry would differ in each answer, so a client's copy would never be current.
@@ -110,9 +110,9 @@ def entry(
     made.add("DTSTART", starts)
     made.add("DTEND", starts + timing.duration)
     made.add("SUMMARY", title)
-    made.add("DESCRIPTION", "\n".join([plain(session.user_description), link, *notes]))
+    made.add("DESCRIPTION", _Text("\n".join([plain(session.user_description), link, *notes])))
     # Google Calendar shows a link only in the description or the place, Outlook in the place.
-    made.add("LOCATION", link)
+    made.add("LOCATION", _Text(link))
     made.add("URL", link)
     made.add("STATUS", "CANCELLED" if cancelled else "CONFIRMED")
     made.add("TRANSP", "TRANSPARENT" if cancelled else "OPAQUE")
@@ -149,13 +149,25 @@ def calendar(
     if method is not None:
         made.add("METHOD", method.value)
     if name:
-        made.add("NAME", plain(name))
-        made.add("X-WR-CALNAME", plain(name))
+        made.add("NAME", _Text(plain(name)))
+        made.add("X-WR-CALNAME", _Text(plain(name)))
     if refresh is not None:
         made.add("REFRESH-INTERVAL", vDuration(refresh), parameters={"VALUE": "DURATION"})
         made.add("X-PUBLISHED-TTL", vDuration(refresh))
     head, end, _ = made.to_ical().partition(_END)
     return b"".join([head, *(one if isinstance(one, bytes) else one.to_ical() for one in entries), end])
+
+
+class _Text(vText):
+    """Text that is escaped by RFC 5545, section 3.3.11.
+
+    `icalendar` turns a backslash with a capital N, as in a Windows path, into a line end, and does not escape names of
+    calendars.
+    """
+
+    def to_ical(self) -> bytes:
+        escaped = self.replace("\\", r"\\").replace(";", r"\;").replace(",", r"\,").replace("\n", r"\n")
+        return escaped.encode()
 
 
 def plain(text: str) -> str:

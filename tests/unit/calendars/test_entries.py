@@ -5,7 +5,7 @@ from typing import Any
 
 import icalendar
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.clocks import NOW
 from tests.support.factories import HOUR, MINUTE, session
@@ -113,7 +113,7 @@ def test_the_direction_of_a_label_does_not_continue_after_it() -> None:
 
 TEXTS = st.text(
     st.one_of(
-        st.sampled_from(',;:\\"^\u202e\u2028\U0001f600👩\u200d🚒é\u05d0'), st.characters(exclude_categories=["Cs"])
+        st.sampled_from(',;:\\nN"^\u202e\u2028\U0001f600👩\u200d🚒é\u05d0'), st.characters(exclude_categories=["Cs"])
     ),
     min_size=1,
     max_size=255,
@@ -121,6 +121,7 @@ TEXTS = st.text(
 
 
 @given(label=TEXTS, name=TEXTS)
+@example(label=r"C:\New", name=r"\\server\Next")
 def test_programs_read_any_label_and_name_as_it_was_written(label: str, name: str) -> None:
     one = session(label=label, user_description=name)
 
@@ -202,6 +203,7 @@ COMPLAINTS = {
         for name in ("UID", "DTSTAMP", "PRODID", "VERSION", "DTSTART", "SUMMARY")
     ),
     "a semicolon ends the description": lambda: "SUMMARY:a\\; b\\, c\\\\d" in lines(feed(session(label="a; b, c\\d"))),
+    "a comma ends the name": lambda: {r"NAME:a\, b", r"X-WR-CALNAME:a\, b"} <= {*lines(calendar([], name="a, b"))},
     "a line end in a name breaks the file": lambda: (
         f"DESCRIPTION:A B\\n{LINK}" in lines(feed(session(user_description="A\nB")))
     ),
