@@ -200,5 +200,6 @@ class _Every(BaseTrigger):  # type: ignore[misc]
 
 
 def _on_this_machine(instant: datetime) -> datetime:
-    """Return the time that this machine's clock shows when the wall clock shows `instant`."""
-    return instant + (clock.machine() - clock.now())
+    """Return the time that this machine's clock shows when the wall clock shows `instant`, or up to 1 ms more."""
+    shown = clock.now()  # read first: otherwise the next millisecond could begin in between, and the timer fire early
+    return instant + (clock.machine() - shown)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -66,6 +67,19 @@ def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
         eventually(lambda: tick.at)
     assert len(tick.at) == 1
     assert tick.at[0] >= due
+
+
+def test_a_timer_is_not_set_before_its_deadline_however_long_reading_the_clocks_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, reads = clock.now(), count()
+
+    def read() -> datetime:
+        return begun + next(reads) * timedelta(milliseconds=1)
+
+    monkeypatch.setattr(clock, "machine", read)
+    monkeypatch.setattr(clock, "now", read)
+    assert timers._on_this_machine(begun + SOON) >= begun + SOON
 
 
 @pytest.mark.parametrize(
