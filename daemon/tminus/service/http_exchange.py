@@ -14,6 +14,11 @@ from tminus.api import CUT_OFF, HOLD, WHOLE
 BODY_BUFFER = 65_536
 """Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
 
+COPIED = 16_384
+"""Maximum bytes of a body that is copied behind its head, to write both at once. A larger one may be the same for many
+clients that do not read it, and must not be in memory once for each of them.
+"""
+
 FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 """The header fields of a valid response."""
 
@@ -205,7 +210,11 @@ class Exchange:
                 self._left -= len(body)
                 if self._left < 0 or (self._left and not more):
                     raise RuntimeError("the length of the response differs from its Content-Length")
-            written = head + body if head else body
+            written = body
+            if head and len(body) <= COPIED:
+                written = head + body
+            elif head:
+                self._channel.transport.write(head)
         if written:
             self._channel.transport.write(written)
         if not more:
