@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.types import Receive, Scope
 
 from tminus import clock
-from tminus.domain.errors import BodyTooLarge, RequestTimeout
+from tminus.domain.errors import BodyTooLarge, FieldError, InvalidRequest, RequestTimeout
 
 BODY_SECONDS = 20
 """Maximum seconds for a request's body to arrive."""
@@ -22,6 +22,9 @@ WHOLE = "tminus.whole"
 if it has not arrived yet.
 """
 
+MALFORMED = "tminus.malformed"
+"""Key in the ASGI message `http.disconnect`: what is wrong with a body whose end the HTTP server cannot find."""
+
 
 class ClientDisconnected(Exception):
     """The client disconnected before its request was complete."""
@@ -34,7 +37,7 @@ async def read_body(
 
     It must arrive within `seconds`; None: `BODY_SECONDS`.
 
-    Raises `BodyTooLarge`, `RequestTimeout`, `ClientDisconnected`.
+    Raises `BodyTooLarge`, `InvalidRequest`, `RequestTimeout`, `ClientDisconnected`.
     """
     complete = whole_body(scope, headers, limit)
     if complete is not None:
@@ -65,6 +68,8 @@ async def body_parts(receive: Receive, limit: int, seconds: float) -> AsyncItera
         except TimeoutError:
             raise RequestTimeout from None
         if message["type"] == "http.disconnect":
+            if MALFORMED in message:
+                raise InvalidRequest([FieldError("request", message[MALFORMED])])
             raise ClientDisconnected
         part = bytes(message.get("body", b""))
         size += len(part)

@@ -119,7 +119,8 @@ class OpenConnections:
         return True
 
     def mark_waiting(self, member: Member) -> None:
-        """Note that a connection waits for its client. The time of the first call counts."""
+        """Note that a connection waits for its client, and is not a WebSocket. The time of the first call counts."""
+        self._websockets.discard(member)
         if member in self._open and member not in self._waiting:
             self._held.pop(member, None)
             self._waiting[member] = None

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from tminus.api import CUT_OFF, HOLD, WHOLE
+from tminus.api import CUT_OFF, HOLD, MALFORMED, WHOLE
 
 BODY_BUFFER = 65_536
 """Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
@@ -39,6 +39,7 @@ class Channel(Protocol):
     async def drain(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    def finish(self) -> None: ...
     def set_wait(self, end_wait: Callable[[], None] | None) -> None: ...
     def response_sent(self) -> None: ...
 
@@ -69,6 +70,8 @@ class Exchange:
         self._channel = channel
         self._expects_continue = expects_continue
         self._body = bytearray()
+        self._broken: str | None = None
+        """What is wrong with the body, if it is malformed."""
         self._changed = False
         """Whether the application has not yet received the latest part of the body, its end or the disconnect."""
         self._receiving: asyncio.Future[None] | None = None
@@ -95,6 +98,15 @@ class Exchange:
 
     def end_body(self) -> None:
         self.more_body = False
+        self._change()
+
+    def break_body(self, error: str) -> None:
+        """Note that the rest of the body is malformed. The application learns it when it reads the body.
+
+        `error`: a predicate whose subject is the request.
+        """
+        self.keep_alive = self.more_body = False
+        self._broken = error
         self._change()
 
     def disconnect(self) -> None:
@@ -129,18 +141,20 @@ class Exchange:
             self._expects_continue = False
         if not self.disconnected and not self.complete:
             self._channel.resume_reading()
-            if not self._changed:
+            if not self._changed and self._broken is None:
                 self._receiving = asyncio.get_running_loop().create_future()
                 await self._receiving
             self._changed = False
         if self.disconnected or self.complete:
             return {"type": "http.disconnect"}
+        if self._broken is not None:
+            return {"type": "http.disconnect", MALFORMED: self._broken}
         body, self._body = bytes(self._body), bytearray()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     def _whole(self) -> bytes | None:
         """Return the complete body if it has arrived; otherwise None."""
-        if self.more_body or self.disconnected or self._expects_continue:
+        if self.more_body or self._broken or self.disconnected or self._expects_continue:
             return None
         self._channel.resume_reading()
         self._changed = False
@@ -222,7 +236,7 @@ class Exchange:
             self._body.clear()
             self._change()
             if not self.keep_alive:
-                self._channel.transport.close()
+                self._channel.finish()
             self._channel.response_sent()
 
     def _hold(self, end_wait: Callable[[], None] | None) -> None:

@@ -116,7 +116,13 @@ class Connection(asyncio.Protocol):
         self._pipelined: deque[Exchange] = deque()
         """Pipelined requests that wait for earlier responses."""
         self._refusal: bytes | None = None
-        """The refusal of a malformed request. It is sent after all earlier responses; then the connection is closed."""
+        """The refusal of a malformed head. It is sent after all earlier responses; then the connection is closed."""
+        self._is_broken = False
+        """Whether a request was malformed: no other request can follow, and what arrives is discarded."""
+        self._is_finishing = False
+        """Whether the last response is written, and the connection waits until the client closes its side."""
+        self._stops = False
+        """Whether the daemon is stopping."""
         self._deadline = math.inf
         """Monotonic time by which the client must have sent the next request or the rest of a body."""
         self._idle = False
@@ -145,7 +151,7 @@ class Connection(asyncio.Protocol):
         if self._client:
             self.peer, self.address = self._client[0], client_network(self._client[0])
         if not self._open_connections.admit(self):
-            transport.write(_answer(Overloaded()))
+            transport.write(self._complete_answer(Overloaded()))
             transport.close()
             self._loop.call_later(WRITE_SECONDS, transport.abort)
             return
@@ -165,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None or self.transport.is_closing():
+        if self._is_broken or self._is_finishing or self.transport.is_closing():
             return
         try:
             self._parser.feed(data)
@@ -272,7 +278,7 @@ class Connection(asyncio.Protocol):
         self._state.total_requests += 1
         self._end_wait = None
         self._running = None
-        if not self.transport.is_closing():
+        if not self._is_finishing and not self.transport.is_closing():
             if self._pipelined:
                 self._start(self._pipelined.popleft())
             elif self._refusal is not None:
@@ -283,12 +289,27 @@ class Connection(asyncio.Protocol):
                 self.resume_reading()
         self._settle()
 
+    def finish(self) -> None:
+        """Close the connection, because its last response is written.
+
+        If the client may still be sending, it is not closed at once: for bytes that nobody reads the kernel would reset
+        the connection, and the client, or a proxy, would lose the response. What arrives is discarded until the client
+        closes its side, or the deadline for the rest of a body has passed.
+        """
+        sends = self._is_broken or (self._latest is not None and self._latest.more_body)
+        if not sends or self._ended or self._stops or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._is_finishing = True
+        self.transport.write_eof()
+        self.resume_reading()
+
     # --- internal -----------------------------------------------------------------------------------------------------
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
         if isinstance(exchange, WebSocketExchange) and not self._open_connections.admit_websocket(self):
-            self.transport.write(_answer(WebSocketsFull()))
+            self.transport.write(self._complete_answer(WebSocketsFull()))
             self.transport.close()
             return
         if len(self._state.tasks) - self._open_connections.websockets >= MANY_REQUESTS:
@@ -298,34 +319,39 @@ class Connection(asyncio.Protocol):
         self._state.tasks.add(task)
 
     def _refuse(self, error: Malformed) -> None:
-        cause: RequestError
-        if isinstance(error, http_parser.HeadTooLarge):
-            cause = HeadTooLarge(http_parser.HEAD_BYTES, http_parser.FIELDS)
-        else:
-            cause = InvalidRequest([FieldError("request", str(error))])
+        self._is_broken = True
         log_malformed(self.peer, str(error))
-        self._refusal = _answer(cause)
-        self.pause_reading()
-        if self._latest is not None and self._latest.more_body:
-            # Its body stays incomplete. If its response has started, no refusal can be sent.
-            self._latest.disconnect()
-            if self._latest is self._running:
-                self._running = None
-            else:
-                self._pipelined.remove(self._latest)
-        if self._running is None:
-            self._end_with_refusal()
+        latest = self._latest
+        if latest is None or not latest.more_body:
+            cause: RequestError = InvalidRequest([FieldError("request", str(error))])
+            if isinstance(error, http_parser.HeadTooLarge):
+                cause = HeadTooLarge(http_parser.HEAD_BYTES, http_parser.FIELDS)
+            self._refusal = self._complete_answer(cause)
+            self.pause_reading()
+            if self._running is None:
+                self._end_with_refusal()
+        elif latest.complete:
+            self.finish()
+        else:
+            latest.break_body(str(error))
 
     def _end_with_refusal(self) -> None:
         assert self._refusal is not None
         self.transport.write(self._refusal)
-        self.transport.close()
+        self.finish()
+
+    def _complete_answer(self, refusal: RequestError) -> bytes:
+        """Return a complete response for a refusal that the connection sends without the application."""
+        refused = answer(refusal)
+        head = b"HTTP/1.1 %d %s\r\n" % (refused.status_code, http.HTTPStatus(refused.status_code).phrase.encode())
+        every = (*self.default_headers, *refused.headers, *HEADERS, (b"connection", b"close"))
+        return head + b"".join(b"%s: %s\r\n" % pair for pair in every) + b"\r\n" + refused.body
 
     def _settle(self) -> None:
         """Update the state in `OpenConnections`, and the deadline of the client."""
         running = self._running
         if running is None:
-            idle = self._parser.is_between_requests and self._refusal is None
+            idle = self._parser.is_between_requests and not self._is_broken and not self._is_finishing
             if self._deadline == math.inf or idle != self._idle:
                 self._idle = idle
                 self._deadline = clock.monotonic() + (KEEP_ALIVE_SECONDS if idle else HEAD_SECONDS)
@@ -368,6 +394,7 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close the connection after the responses to all received requests."""
+        self._stops = True
         if self._running is None:
             self.transport.close()
         elif self._latest is not None:
@@ -398,14 +425,6 @@ def _set_options(one: socket.socket) -> None:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, UNACKNOWLEDGED_SECONDS // 2)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, UNACKNOWLEDGED_SECONDS // 6)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
-
-
-def _answer(refusal: RequestError) -> bytes:
-    """Return a complete response for a refusal that the connection sends without the application."""
-    refused = answer(refusal)
-    head = b"HTTP/1.1 %d %s\r\n" % (refused.status_code, http.HTTPStatus(refused.status_code).phrase.encode())
-    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.headers, *HEADERS, (b"connection", b"close")))
-    return head + headers + b"\r\n" + refused.body
 
 
 class Server(uvicorn.Server):

@@ -119,17 +119,17 @@ def test_a_connection_without_a_complete_head_is_closed(address: tuple[str, int]
 
 
 def test_single_bytes_do_not_extend_the_time_limit_of_a_head(address: tuple[str, int]) -> None:
-    connection = sent(address, b"G")
+    with sent(address, b"G") as connection:
+        eventually(lambda: _is_gone(connection))
 
-    def gone() -> bool:
-        try:
-            connection.sendall(b"E")
-        except OSError:
-            return True
-        return False
 
-    with connection:
-        eventually(gone)
+def _is_gone(connection: socket.socket) -> bool:
+    """Return whether the server has closed a connection, after sending a byte on it."""
+    try:
+        connection.sendall(b"E")
+    except OSError:
+        return True
+    return False
 
 
 def test_a_body_that_does_not_arrive_is_408(address: tuple[str, int]) -> None:
@@ -264,6 +264,95 @@ def test_the_log_names_the_reason_if_a_head_is_too_large(
     [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "http.malformed"])
     assert line["error"] == "has a head of more than 65536 bytes or 128 fields"
     assert f"it {line['error']}, times: 1" in line["message"]
+
+
+CHUNKED = b"POST /v3/supportsessions%b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_malformed_body_is_refused_by_its_request_and_logged_with_it(
+    address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    REPEATED.clear()
+    refused = rest_of(sent(address, CHUNKED % b"" + b"1\r\n{\r\nzz\r\n" + HEALTH))
+    head, _, body = refused.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nconnection: close" in head
+    assert json.loads(body)["errors"][0]["field"] == "request"
+    [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "http.anonymous"])
+    assert (line["code"], line["refcode"]) == (400, 100400)
+    assert f"x-request-id: {line['request_id']}\r\n".encode() in head
+    assert [line["error"] for line in log_lines() if line["event"] == "http.malformed"] == [
+        "has an invalid chunk size (RFC 9112, section 7.1)"
+    ]
+
+
+def test_a_client_that_half_closes_after_a_malformed_body_gets_the_refusal(address: tuple[str, int]) -> None:
+    with sent(address, HEALTH + CHUNKED % b"" + b"zz\r\n") as connection:
+        connection.shutdown(socket.SHUT_WR)
+        received = rest_of(connection)
+    assert [one[:3] for one in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
+
+
+def test_a_malformed_rest_of_a_body_that_is_answered_already_ends_the_connection(
+    address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    REPEATED.clear()
+    for _ in range(3):
+        with sent(address, CHUNKED % b"/batch") as connection:
+            assert answer(connection).startswith(b"HTTP/1.1 401")
+            connection.sendall(b"zz\r\n")
+            assert rest_of(connection) == b"", "one request has one response"
+    eventually(lambda: [line for line in log_lines() if line["event"] == "http.malformed"])
+    assert {line["event"] for line in log_lines()} <= {"http.malformed", "http.anonymous", "auth.failed"}
+
+
+async def _refuses(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request without reading its body."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+UPLOAD = 8 * 2**20
+"""Bytes of a body that is larger than the buffers of the system."""
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [(b"Connection: close", b"401"), (b"Expect: 100-continue", b"401"), (b"Transfer-Encoding: chunked", b"400")],
+    ids=["close", "expect", "malformed"],
+)
+def test_a_client_that_sends_a_large_body_gets_an_early_refusal(more: bytes, status: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\nContent-Length: %d\r\n\r\n" % (more, UPLOAD)
+    with served(_refuses) as address, sent(address, head) as connection:
+        connection.sendall(b"x" * UPLOAD)  # like many clients, it reads only when it has sent everything
+        response = answer(connection)
+        assert response.startswith(b"HTTP/1.1 " + status)
+        assert b"\r\nconnection: close\r\n" in response
+        assert connection.recv(1) == b""
+
+
+def test_a_refused_client_that_never_stops_sending_is_cut_off(address: tuple[str, int]) -> None:
+    head = (CHUNKED % b"/batch").replace(b"Host: a", b"Host: a\r\nConnection: close")
+    with sent(address, head) as connection:
+        assert rest_of(connection.dup()).startswith(b"HTTP/1.1 401")
+        eventually(lambda: _is_gone(connection))
+
+
+def test_a_refused_websocket_whose_client_does_not_close_it_takes_no_place_of_another() -> None:
+    async def accepts_one(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept" if scope["path"] == "/yes" else "websocket.close"})
+        while scope["path"] == "/yes" and (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    upgrade = (
+        b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with served(accepts_one) as address, ExitStack() as opened:
+        for _ in range(MAX_CONNECTIONS):
+            assert b" 403 " in answer_head(opened.enter_context(sent(address, upgrade % b"no")))
+        assert b" 101 " in answer_head(opened.enter_context(sent(address, upgrade % b"yes")))
 
 
 def test_a_response_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
