@@ -53,7 +53,7 @@ curl -H "Session-id: $TMINUS_TOKEN" $TMINUS_URL/v3/me
 
 Then create a session with `POST /v3/supportsessions`; you can send its example unchanged. The status of a successful
 request is always 200. Every other response has the schema *Error*; programs decide by its `refcode`. Send an
-`Idempotency-Key` with each `POST`, so that you can safely repeat it.
+`Idempotency-Key` with each `POST` that creates something, so that you can safely repeat it.
 """
 
 _INFO = {
