@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from tminus import clock
 from tminus.api import answers
 from tminus.api.batch_bodies import NDJSON, parts
+from tminus.api.media_types import listed
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Json
 from tminus.api.routing import Answer
@@ -110,7 +111,7 @@ async def _execute_parts(context: RequestContext, caller: Caller, decided: Decid
 
 def wants_ndjson(context: RequestContext) -> bool:
     """Return whether the caller accepts an answer with one object in each line."""
-    return any(kind in context.header(b"accept") for kind in NDJSON)
+    return not listed(context.header(b"accept")).isdisjoint(NDJSON)
 
 
 async def answer(context: RequestContext, caller: Caller, decided: Decided, headers: Headers | None) -> Answer:

@@ -48,6 +48,19 @@ DOCS_PATH = "/docs"
 
 OPENAPI_PATH = "/openapi.json"
 
+_SEPARATORS = {
+    b"accept": b",",
+    b"accept-language": b",",
+    b"access-control-request-headers": b",",
+    b"connection": b",",
+    b"content-encoding": b",",
+    b"cookie": b"; ",
+    b"if-match": b",",
+    b"if-none-match": b",",
+    b"upgrade": b",",
+}
+"""The fields that are lists, and may be split over several lines, with what separates their entries."""
+
 _SLASHES = re.compile(r"^/+(v3/+)?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _ALWAYS = [
@@ -141,9 +154,7 @@ class Middleware:
 
 def make_context(services: Services, scope: Scope, method: str) -> RequestContext:
     """Return the context of a request, with the address of its client, and store it in the scope."""
-    headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-    if b"if-match" in headers:  # a list header, which may be split over several lines
-        headers[b"if-match"] = b",".join(value for name, value in scope["headers"] if name == b"if-match")
+    headers = fields_by_name(scope["headers"])
     # The address of a Unix socket is a path and has no port.
     local = scope["server"] is not None and scope["server"][1] is None
     context = RequestContext(
@@ -158,6 +169,15 @@ def make_context(services: Services, scope: Scope, method: str) -> RequestContex
     )
     put(scope, context)
     return context
+
+
+def fields_by_name(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the value of each field of a head. Of a repeated field the first value counts; lists are joined."""
+    values = dict(reversed(fields))
+    if len(values) < len(fields):
+        for name in _SEPARATORS.keys() & values.keys():
+            values[name] = _SEPARATORS[name].join(value for other, value in fields if other == name)
+    return values
 
 
 def check_request(context: RequestContext, begun: float) -> None:

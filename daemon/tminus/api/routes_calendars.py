@@ -15,6 +15,7 @@ from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, feed_owner, token_digest
 from tminus.api.conditions import unchanged
 from tminus.api.free_busy_query import time_range
+from tminus.api.media_types import listed
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Json, Response
@@ -251,7 +252,7 @@ async def free_busy(
     format: BusyFormat = None,
 ) -> Answer:
     start = start or clock.now()
-    as_calendar = format == CALENDAR or (format is None and CALENDAR in context.header(b"accept"))
+    as_calendar = format == CALENDAR or (format is None and CALENDAR in listed(context.header(b"accept")))
     return await _free_busy(context, caller, number, start, end, as_calendar=as_calendar)
 
 

@@ -12,6 +12,7 @@ from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, identify
 from tminus.api.held import HeldRequest
+from tminus.api.media_types import listed
 from tminus.api.parameters import Header
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
@@ -57,7 +58,7 @@ async def feed(
     services, head = context.services, context.head
     only = EventFilter(types=event_types(type) if type else None, agent_id=caller.agent_id if scope == "mine" else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
-    if "text/event-stream" in context.header(b"accept"):
+    if "text/event-stream" in listed(context.header(b"accept")):
         # The first read comes before the response starts, so that it can still be refused with an error.
         events, since = await read_page(services, caller, since, limit, only, STREAM_BYTES)
         # HEAD needs the headers only; a stream without a reader would never end.

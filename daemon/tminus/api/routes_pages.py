@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from tminus import pages
 from tminus.api import authentication, browser_session
+from tminus.api.media_types import listed
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
 from tminus.api.routing import Answer, Route, Router
@@ -159,5 +160,5 @@ def _websocket_origin(url: str) -> str:
 
 def _prefers_html(accept: str) -> bool:
     """Return whether a client lists HTML, as browsers do, and not JSON."""
-    listed = [part.partition(";")[0].strip().lower() for part in accept.split(",")[:20]]
-    return "text/html" in listed and "application/json" not in listed
+    accepted = listed(accept)
+    return "text/html" in accepted and "application/json" not in accepted

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
+from tminus.api.media_types import listed
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Json, Response
@@ -103,7 +104,7 @@ async def get_report(
         pass
     found = counting.report(load_zone(zone))
     shown = _shown(found, (begin, end), zone, services)
-    if format == CSV or (format is None and CSV in context.header(b"accept")):
+    if format == CSV or (format is None and CSV in listed(context.header(b"accept"))):
         table = as_table(shown, "\r\n").encode()
         return Response(table, f"{CSV}; charset=utf-8", headers=[(b"vary", b"accept"), _AS_FILE])
     return Json(shown, headers=[(b"vary", b"accept")])
