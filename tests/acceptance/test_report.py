@@ -84,6 +84,7 @@ def test_an_agent_sees_its_own_sessions_only(week: Daemon) -> None:
         ("zone=Mars/Olympus", "zone"),
         ("zone=../../etc/passwd", "zone"),
         ("zone=Europe", "zone"),
+        ("zone=localtime", "zone"),
         ("zone=" + "x" * 65, "zone"),
         ("since=2027-03-29T00:00:00Z&until=2027-03-28T00:00:00Z", "since"),
         ("since=2020-01-01T00:00:00Z", "since"),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -15,7 +15,7 @@ from tminus.api.request_context import RequestContext
 from tminus.api.response import Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
-from tminus.domain import timestamps
+from tminus.domain import recurrence, timestamps
 from tminus.domain.distribution import Summary
 from tminus.domain.errors import FieldError, Forbidden, InvalidRequest
 from tminus.domain.report_csv import as_table
@@ -36,26 +36,10 @@ LONGEST = timedelta(days=366)
 AGENTS = 1000
 """Maximum number of agents that a report lists."""
 
-
-def _check_zone(name: str) -> str:
-    load_zone(name)
-    return name
-
-
-def load_zone(name: str) -> tzinfo:
-    """Return a time zone of the IANA database. Raises `ValueError`."""
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only reports need it
-
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown, no name of a zone, or a directory
-        raise ValueError("must be a time zone of the IANA database, such as Europe/Berlin") from None
-
-
 Zone = Annotated[
     str,
     Field(max_length=64),
-    AfterValidator(_check_zone),
+    AfterValidator(recurrence.parse_zone),
     WithJsonSchema({"type": "string", "maxLength": 64}),
     Field(description="Time zone of `byHour`, such as `Europe/Berlin`"),
 ]
@@ -102,7 +86,7 @@ async def get_report(
     counting = queries.ReportInParts(caller, period)
     while await services.search(caller.agent_id, counting.count):
         pass
-    found = counting.report(load_zone(zone))
+    found = counting.report(recurrence.zone(zone))
     shown = _shown(found, (begin, end), zone, services)
     if format == CSV or (format is None and CSV in listed(context.header(b"accept"))):
         table = as_table(shown, "\r\n").encode()
