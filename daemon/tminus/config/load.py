@@ -25,6 +25,9 @@ from tminus.config.text import NotText, decode
 MAX_TEXT = 4096
 """Maximum characters of any text, which is the longest path. Names and addresses have lower limits."""
 
+MAX_NESTING = 200
+"""Maximum levels of tables and lists in each other, as in the API. Each name in a dotted key is a level."""
+
 MAX_ENTRIES = {"agents": 20_000, "webhooks": 1_000}
 """Maximum entries of the long lists. Loading them takes seconds, and a few hundred MB of memory."""
 
@@ -158,8 +161,29 @@ def _read(file: Path, content: bytes | None, tree: Tree, problems: list[ConfigPr
         line = at[1] if at else text.count("\n") + 1
         problems.append(ConfigProblem(f"{file}:{line}", "", f"this is not TOML: {error}"))
     else:
+        if (key := _too_deep(table)) is not None:
+            # Without its line: that of a key with many names takes too long to find.
+            problems.append(ConfigProblem(str(file), f"{key}…", f"is nested more than {MAX_NESTING} levels deep"))
+            return
         lines = lru_cache(lambda: key_lines(text))
         tree.add(table, lambda path: f"{file}:{line_of(lines(), path)}")
+
+
+def _too_deep(table: dict[str, Any]) -> str | None:
+    """Return the beginning of a key that is nested too deeply; None if there is none.
+
+    tomllib refuses deep lists and inline tables, but no key with thousands of names, and merging it is recursive.
+    """
+    waiting: list[tuple[KeyPath, Any]] = [((), table)]
+    while waiting:
+        path, value = waiting.pop()
+        if len(path) > MAX_NESTING:
+            return ".".join(part for part in path[:4] if isinstance(part, str))
+        if isinstance(value, dict):
+            waiting += [((*path, name), one) for name, one in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*path, at), one) for at, one in enumerate(value)]
+    return None
 
 
 def _override(tree: Tree, environ: Mapping[str, str], problems: list[ConfigProblem]) -> None:
@@ -185,7 +209,8 @@ def _environment_value(text: str, key: tuple[str, ...]) -> object:
     except (ValueError, RecursionError):
         return text
     value = table.pop("value")
-    if table:  # the text contains a line end and more keys, so it is not a single value
+    # With a line end and more keys in it, the text is not a single value.
+    if table or _too_deep({"value": value}) is not None:
         return text
     default: Any = _WRITTEN_DEFAULTS
     for part in key:

@@ -412,6 +412,19 @@ def test_values_beyond_pythons_limits_are_problems(files: Files) -> None:
     assert "must be a list" in files.problem("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
 
 
+@pytest.mark.parametrize("text", ["{} = 1", "[{}]", "[[{}]]", "[server]\n{} = 1", "server = {{{} = 1}}"])
+@pytest.mark.parametrize("levels", [201, 5000])
+def test_a_key_that_is_nested_too_deeply_is_one_problem(files: Files, text: str, levels: int) -> None:
+    problem = files.problem(text.format(".".join(["a"] * levels)))
+    assert problem.startswith("tminus.toml: ")
+    assert problem.endswith("a.a.a… is nested more than 200 levels deep")
+
+
+def test_a_variable_that_is_nested_too_deeply_is_not_read_as_a_list(files: Files) -> None:
+    nested = f"[{{{'.'.join(['a'] * 5000)} = 1}}]"
+    assert "environment TMINUS_AGENTS: agents" in files.problem("", {"TMINUS_AGENTS": nested})
+
+
 def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Path) -> None:
     def seconds(number: int) -> float:
         folder = tmp_path / str(number)
