@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -326,6 +327,13 @@ def test_a_token_that_no_header_can_contain_is_not_authenticated(daemon: Daemon,
 def test_an_idempotency_key_that_no_header_can_contain_is_refused(sm: ScreenMeet) -> None:
     with pytest.raises(client.InvalidRequest, match="idempotency key must be printable ASCII"):
         sm.createSession("live", screenmeet_session_name="A", idempotency_key="kéy")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), datetime.now(UTC), {(1, 2): 3}])
+def test_a_value_that_json_does_not_have_is_refused(sm: ScreenMeet, value: object) -> None:
+    with pytest.raises(client.InvalidRequest, match="cannot be written as JSON") as caught:
+        sm.request("POST", "/supportsession", json={"metaData": {"a": value}})
+    assert caught.value.code == 0
 
 
 class _Page(BaseHTTPRequestHandler):

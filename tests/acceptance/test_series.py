@@ -162,6 +162,9 @@ def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path)
         assert run(*wrong, code=2)["error"], wrong
     assert "cannot be read: Is a directory" in run("create", "--file", str(tmp_path), code=1)["error"]
     assert "is not JSON" in run("create", "--file", "/dev/null", code=1)["error"]
+    file.write_text('{"session": {"metaData": {"a": NaN}}}')
+    refused = run("create", "--file", str(file), code=1)["error"]
+    assert "is wrong: session.metaData.a must be a JSON number: JSON has no NaN\n" in refused
     assert "rrule must have one of FREQ=" in run("create", *when, *what, "--rrule", "FREQ=HOURLY", code=1)["error"]
 
 

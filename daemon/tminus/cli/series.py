@@ -12,6 +12,7 @@ from tminus.cli import output, views
 from tminus.cli.completion_values import series_ids
 from tminus.cli.connection import REFUSED, Connection, fail, reporting_errors
 from tminus.cli.options import DURATION, FILE, ID, NAME, PERSON, TYPES, Command, as_json, wide
+from tminus.domain import strict_json
 from tminus.domain.durations import duration_text
 from tminus.domain.policy import PREFERENCE_OF
 
@@ -122,9 +123,11 @@ def _read(file: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise fail(f"{file} has more than {MAX_BYTES} bytes", REFUSED)
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        found = strict_json.loads(content.decode(json.detect_encoding(content)))
+    except UnicodeDecodeError as error:
         raise fail(f"{file} is not JSON: {error}", REFUSED) from None
+    except ValueError as error:
+        raise fail(f"{file} {error}", REFUSED) from None
     if not isinstance(found, dict):
         raise fail(f"{file} does not contain a JSON object", REFUSED)
     return found

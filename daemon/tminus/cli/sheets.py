@@ -3,14 +3,13 @@
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from tminus.domain import timestamps
+from tminus.domain import strict_json, timestamps
 from tminus.domain.types import MAX_SESSIONS
 
 MAX_FILE = 64 * 1024 * 1024
@@ -99,9 +98,9 @@ def _from_ndjson(text: str) -> Sheet:
         if not line.strip():
             continue
         try:
-            session = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            errors.append(f"line {number} is not JSON: {error}")
+            session = strict_json.loads(line)
+        except ValueError as error:
+            errors.append(f"line {number} {error}")
             continue
         if not isinstance(session, dict):
             errors.append(f"line {number} is not an object: each line has one session")

@@ -325,7 +325,7 @@ class ScreenMeet:
         Raises `ScreenMeetError`.
         """
         all_headers = self._headers | dict(headers or {})
-        body = None if json is None else json_text.dumps(json, allow_nan=False).encode()
+        body = None if json is None else _body(json)
         if body is not None:
             all_headers["Content-Type"] = "application/json"
         target = f"/v3{path}{_query(params)}"
@@ -380,6 +380,14 @@ class ScreenMeet:
             body["externalMapping"] = f"{table}.{sys_id}"
             body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
         return cast("schemas.Session", self.request("POST", "/supportsessions", json=body, headers=_keyed(key)))
+
+
+def _body(value: Any) -> bytes:
+    """Return a value as JSON. Raises `InvalidRequest` if it cannot be written, such as NaN or a datetime."""
+    try:
+        return json_text.dumps(value, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"The request cannot be written as JSON: {error}") from None
 
 
 def _base_url(text: str) -> str:

@@ -128,6 +128,31 @@ def test_errors_in_lines_of_json_name_the_line() -> None:
     assert found.value.errors[3] == "these names are not known: startTme"
 
 
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ('"metaData":{"a":[NaN]}', "line 2 is wrong: metaData.a.0 must be a JSON number: JSON has no NaN"),
+        ('"metaData":{"a":-Infinity}', "line 2 is wrong: metaData.a must be a JSON number: JSON has no -Infinity"),
+        ('"metaData":{"a":1e400}', "line 2 is wrong: metaData.a must fit in a double: at most 1.7976931348623157e308"),
+        ('"metaData":{"a":1e-400}', "line 2 is wrong: metaData.a must fit in a double: 0, or at least 5e-324"),
+        ('"metaData":{"a":18446744073709551616}', "line 2 is wrong: metaData.a must be an integer of at most 64 bits"),
+        ('"metaData":"\\ud800"', "line 2 is wrong: metaData must not contain half of a surrogate pair"),
+        ('"metaData":{"b":1,"b":2}', 'line 2 is wrong: metaData must not have two members with the same name: "b"'),
+        ('"label":"B"', 'line 2 must not have two members with the same name: "label"'),
+        (
+            f'"metaData":{{"a":{"[" * 200}{"]" * 200}}}',
+            "line 2 is wrong: metaData.a.0.0 is nested more than 200 levels",
+        ),
+        (f'"metaData":{{"a":{"[" * 9999}{"]" * 9999}}}', "line 2 is nested more than 200 levels deep"),
+    ],
+)
+def test_a_value_that_the_api_would_refuse_or_change_is_refused_with_its_line(members: str, reason: str) -> None:
+    with pytest.raises(SheetError) as found:
+        ndjson(f'\n{{"startTime":"2030-01-01T09:00:00Z","label":"A",{members}}}\n'.encode())
+    [error] = found.value.errors
+    assert error.startswith(reason)
+
+
 def test_an_unknown_name_is_reported_and_all_members_of_the_api_are_known() -> None:
     assert ndjson(b'{"label":"A","startTime":"2030-01-01T09:00:00Z","invitee":[]}').ignored == ["invitee"]
     assert frozenset(NewSession.model_fields) == MEMBERS
