@@ -101,9 +101,11 @@ Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 # Higher ones are for agents who are not in the configuration.
 AgentNumber = Annotated[int, Field(strict=True, ge=1, lt=FIRST_UNCONFIGURED_ID)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-Name = Annotated[str, Field(min_length=1, max_length=255)]
-ExternalId = Annotated[str, Field(max_length=255)]
-Email = Annotated[str, Field(max_length=254)]  # the maximum in SMTP
+# Texts that get into rows, headers, mails and onto terminals have no control characters: `Text` and `Short` are those
+# of the API.
+Name = new_sessions.Text
+ExternalId = new_sessions.Short
+Email = new_sessions.Printable[Annotated[str, Field(max_length=254)]]  # the maximum in SMTP
 Span = Annotated[timedelta, PlainSerializer(durations.duration_text)]
 # None is written "0" in `Never0` and `Retention`, and "" in `NeverEmpty`.
 _Or0 = PlainSerializer(lambda span: durations.duration_text(span) if span else "0")
@@ -122,8 +124,8 @@ Listen = Annotated[Address, PlainValidator(addresses.parse_address), PlainSerial
 BaseUrl = Annotated[str | None, PlainValidator(addresses.parse_base_url), PlainSerializer(lambda url: url or "")]
 Issuer = Annotated[str, PlainValidator(addresses.parse_issuer)]
 IssuerHost = Annotated[str, PlainValidator(addresses.parse_issuer_host)]
-Claim = Annotated[str, Field(min_length=1, max_length=255)]
-Groups = tuple[Annotated[str, Field(min_length=1, max_length=255)], ...]
+Claim = new_sessions.Text
+Groups = tuple[new_sessions.Text, ...]
 Scope = Annotated[str, PlainValidator(_scope)]
 Receiver = Annotated[str, PlainValidator(addresses.parse_receiver)]
 Origin = Annotated[str, PlainValidator(addresses.parse_origin)]
@@ -398,7 +400,7 @@ class Mail(Table):
     port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 0
     """0: the usual port of `security`; `server_port` resolves it."""
     security: Literal["starttls", "tls", "none"] = "starttls"
-    username: Annotated[str, Field(max_length=255)] = ""
+    username: new_sessions.Short = ""
     password_file: str = ""
     password_credential: Annotated[str, PlainValidator(_credential)] = ""
     from_: Annotated[Mailbox, PlainValidator(mail.parse_mailbox), PlainSerializer(str)] = Field(
@@ -457,7 +459,7 @@ class Oidc(Table):
 
     issuer: Issuer = ""
     """"" for none."""
-    client_id: Annotated[str, Field(max_length=255)] = ""
+    client_id: new_sessions.Short = ""
     client_secret_file: str = ""
     client_secret_credential: Annotated[str, PlainValidator(_credential)] = ""
     scopes: tuple[Scope, ...] = ("openid", "profile", "email")

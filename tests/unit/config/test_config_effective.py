@@ -12,6 +12,7 @@ HASH = "0123456789" * 6 + "abcd"
 TEXT = rf"""
 [server]
 public_url = "https://a.example"
+socket = "a\u007f\n# b"
 [lifecycle]
 new_timeout = "90m"
 [policy]
@@ -20,7 +21,7 @@ recording = "never"
 recording = "always"
 [[agents]]
 id = 7
-name = "A \"quoted\"\u007f\n# name"
+name = "A \"quoted\" # name"
 roles = ["api", "agent"]
 token_sha256 = ["{HASH}"]
 """
@@ -42,7 +43,8 @@ def test_the_output_is_toml_with_every_key_in_force(tmp_path: Path) -> None:
     assert found["policy"]["live"]["recording"] == "always"
     assert found["policy"]["support"]["recording"] == "never"
     assert found["limits"]["pin_lookups"] == "20/minute"
-    assert found["agents"][0]["name"] == 'A "quoted"\x7f\n# name'
+    assert found["agents"][0]["name"] == 'A "quoted" # name'
+    assert found["server"]["socket"] == "a\x7f\n# b"
     assert found["agents"][0]["roles"] == ["agent", "api"]
 
 
@@ -52,12 +54,12 @@ def test_every_line_has_the_origin_of_its_value(tmp_path: Path) -> None:
     text = effective(load(path, {"TMINUS_SERVER__MAX_BODY": "1KiB"}))
     lines = [re.sub("  +", "  ", line) for line in text.splitlines() if " = " in line]
     assert all("  # " in line for line in lines)
-    assert f'new_timeout = "1h30m"  # {path}:5' in lines
+    assert f'new_timeout = "1h30m"  # {path}:6' in lines
     assert 'max_body = "1KiB"  # environment TMINUS_SERVER__MAX_BODY' in lines
     assert 'lead = "10m"  # default' in lines
     assert 'user_url = "https://a.example"  # default, from server.public_url' in lines
     assert 'recording = "never"  # default, from policy.recording' in lines
-    assert f"id = 7  # {path}:11" in lines
+    assert f"id = 7  # {path}:12" in lines
 
 
 def test_token_hashes_are_masked(tmp_path: Path) -> None:

@@ -187,8 +187,8 @@ def test_a_variable_without_double_underscore_is_no_key() -> None:
 
 
 def test_a_value_with_more_lines_is_one_text() -> None:
-    environ = {"TMINUS_ORGANIZATION__NAME": '"a"\nother = 1'}
-    assert load(None, environ).settings.organization.name == '"a"\nother = 1'
+    environ = {"TMINUS_SERVER__SOCKET": '"a"\nother = 1'}
+    assert load(None, environ).settings.server.socket == '"a"\nother = 1'
 
 
 # --- invalid values ---------------------------------------------------------------------------------------------------
@@ -410,6 +410,31 @@ def test_values_beyond_pythons_limits_are_problems(files: Files) -> None:
     assert "this is not TOML" in files.problem(f"a = {'1' * 5000}")
     assert "this is not TOML" in files.problem(f"a = {'[' * 5000}{']' * 5000}")
     assert "must be a list" in files.problem("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[organization]\nname = "{}"', "organization.name"),
+        ('[organization]\nprovider = "{}"', "organization.provider"),
+        ('[[agents]]\nid = 8\nroles = ["agent"]\nname = "{}"', "agents[8].name"),
+        ('[[agents]]\nid = 8\nroles = ["agent"]\nname = "B"\nemail = "{}"', "agents[8].email"),
+        ('[[agents]]\nid = 8\nroles = ["agent"]\nname = "B"\nexternal_id = "{}"', "agents[8].external_id"),
+        ('[mail]\nusername = "{}"', "mail.username"),
+        ('[signin.oidc]\nclient_id = "{}"', "signin.oidc.client_id"),
+        ('[signin.oidc]\nagent_claim = "{}"', "signin.oidc.agent_claim"),
+        ('[signin.oidc]\ngroups_claim = "{}"', "signin.oidc.groups_claim"),
+        ('[signin.oidc.roles]\nagent = ["{}"]', "signin.oidc.roles.agent"),
+        (
+            '[[series]]\nname = "s"\nagent = 8\ntimezone = "UTC"\nsession = {{type = "live", label = "{}"}}',
+            "series[s].session.label",
+        ),
+    ],
+)
+@pytest.mark.parametrize("control", [r"\u0000", r"\u001b[2J", r"\n", r"\u0085"])
+def test_text_with_control_characters_is_refused(files: Files, text: str, key: str, control: str) -> None:
+    problems = map(str, files.problems(text.format(f"Be{control}n")))
+    assert any(f"{key} must not contain control characters" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("text", ["{} = 1", "[{}]", "[[{}]]", "[server]\n{} = 1", "server = {{{} = 1}}"])
