@@ -89,6 +89,8 @@ def _decoded(content: bytes, encoding: str) -> str:
         line = content[: error.start].count(b"\n") + 1
         hint = "save the file as CSV UTF-8, or name its encoding: --encoding cp1252"
         raise SheetError([f"line {line} is not in {encoding}: {hint}"]) from None
+    except UnicodeError as error:  # codecs such as punycode do not say where
+        raise SheetError([f"it is not in {encoding}: {error}"]) from None
 
 
 def _from_ndjson(text: str) -> Sheet:

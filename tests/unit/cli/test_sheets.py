@@ -153,6 +153,13 @@ def test_a_value_that_the_api_would_refuse_or_change_is_refused_with_its_line(me
     assert error.startswith(reason)
 
 
+def test_a_codec_that_does_not_say_where_a_file_is_wrong_is_an_error_too() -> None:
+    with pytest.raises(SheetError) as found:
+        read(b"label,start\nA,2030\n", ndjson=False, encoding="punycode", zone=None, session_type="live")
+    [error] = found.value.errors
+    assert "is not in punycode: " in error
+
+
 def test_an_unknown_name_is_reported_and_all_members_of_the_api_are_known() -> None:
     assert ndjson(b'{"label":"A","startTime":"2030-01-01T09:00:00Z","invitee":[]}').ignored == ["invitee"]
     assert frozenset(NewSession.model_fields) == MEMBERS
