@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic supports typing.TypedDict on
 
 from tminus import schemas
 from tminus.domain.errors import InvalidMessage
+from tminus.domain.text import INVISIBLE
 from tminus.domain.types import ParticipantRole
 
 SUBPROTOCOL = "tminus.room.v1"
@@ -25,24 +26,21 @@ KEY_LENGTH = 128
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners, which are part of Persian and Indic names and of many emoji."""
 
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols of Unicode that are invisible: Hangul fillers and the empty Braille cell."""
-
 MARKS = 4
 """Maximum number of combining marks on one character of a name. More of them cover the lines above and below; Thai,
 Hebrew, Tibetan and Vietnamese need fewer.
 """
 
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_NOT_ALLOWED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode's categories of control characters, format characters (such as marks of text direction) and line ends."""
 
 
 def _name(text: str) -> str:
     """Return a name without surrounding blanks. A name must be visible, and must not change the text around it."""
-    if any(unicodedata.category(char) in _INVISIBLE and char not in _JOINERS for char in text):
+    if any(unicodedata.category(char) in _NOT_ALLOWED and char not in _JOINERS for char in text):
         raise ValueError("must not contain control characters or marks of text direction")
     text = text.strip()
-    if not any(unicodedata.category(char)[0] in "LNPS" and char not in _BLANK for char in text):
+    if not any(unicodedata.category(char)[0] in "LNPS" and char not in INVISIBLE for char in text):
         raise ValueError("must have a visible character")
     if _most_marks(text) > MARKS:
         raise ValueError(f"must not have more than {MARKS} combining marks on a character")

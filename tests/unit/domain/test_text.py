@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from tminus.domain.text import cut, escape, escape_lines, json_text, width
+from tminus.domain.text import INVISIBLE, cut, escape, escape_lines, json_text, width
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,12 @@ from tminus.domain.text import cut, escape, escape_lines, json_text, width
         ("a\u00a0b\u3000c", "a\u00a0b\u3000c"),
         ("\udcff\ud83d", r"\xff\ud83d"),
         ("\U000e0041", r"\U000e0041"),
+        ("a\u3164b\u115f\u1160\uffa0\u2800", r"a\u3164b\u115f\u1160\uffa0\u2800"),
+        ("\u034f\u17b4\u17b5", r"\u034f\u17b4\u17b5"),
+        ("\u180b\u180d\u180f\ufe00\ufe0d", r"\u180b\u180d\u180f\ufe00\ufe0d"),
+        ("会\U000e0100\U000e01ef", r"会\U000e0100\U000e01ef"),
+        ("会\u200d\u3164", r"会\u200d\u3164"),
+        ("❤\ufe0f ☎\ufe0e", "❤\ufe0f ☎\ufe0e"),
         (r"\x1b [b] :smile:", r"\x1b [b] :smile:"),
     ],
 )
@@ -36,7 +42,7 @@ def test_characters_that_a_terminal_acts_on_are_escaped(stored: str, shown: str)
 def test_only_printable_characters_and_spaces_are_not_escaped() -> None:
     unescaped = {char for char in map(chr, range(sys.maxunicode + 1)) if escape(char) == char}
     assert {unicodedata.category(char)[0] for char in unescaped} == {"L", "M", "N", "P", "S", "Z"}
-    assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & unescaped
+    assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d", "\u3164"} & unescaped
 
 
 def test_escape_lines_keeps_line_ends() -> None:
@@ -45,11 +51,12 @@ def test_escape_lines_keeps_line_ends() -> None:
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_json_text_keeps_the_value_and_escapes_control_characters(ascii_only: bool) -> None:
-    value = {"a\x9b": ["\x7f\x1b\u202e\u2028\U000e0041", 'Łódź \\ " 👩\u200d💻', "\ud83d", 1.5, None]}
+    value = {"a\x9b": ["\x7f\x1b\u202e\u2028\U000e0041\u3164\U000e0100", 'Łódź \\ " 👩\u200d💻', "\ud83d", 1.5, None]}
     for indent in (None, 2):
         text = json_text(value, ascii_only=ascii_only, indent=indent)
         assert json.loads(text) == value
         assert all(line.isprintable() for line in text.split("\n"))
+        assert not INVISIBLE.intersection(text)
         assert text.isascii() == ascii_only
 
 
