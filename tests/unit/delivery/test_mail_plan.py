@@ -5,7 +5,7 @@ from email import message_from_bytes, policy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.clocks import NOW
 from tests.support.factories import HOUR, session
@@ -147,11 +147,14 @@ TEMPLATES = templates.Templates(templates.read(None), "en", "UTC")
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
 
 
+@example(label="é" * 100, name="é" * 100, host="é" * 50)
+@example(label="x" * 100, name="x" * 100, host="x" * 50)
 @given(label=ANYTHING.filter(str.strip), name=ANYTHING, host=ANYTHING)
 def test_any_names_make_a_mail_with_one_recipient_and_no_other_header(label: str, name: str, host: str) -> None:
     invitee = Invitee("joe@example.com", name)
     made = session(invitees=as_json([invitee]), label=label, user_description=host)
-    sender = message.Common(Mailbox("desk@example.com", host[:50]), Mailbox(""), "Example", HOUR, HOUR)
+    reply_to = Mailbox("desk@example.com", name[:50])
+    sender = message.Common(Mailbox("desk@example.com", host[:50]), reply_to, "Example", HOUR, HOUR)
     task = plan.Task(0, invitee, Kind.INVITATION, None)
     sent = message.make(event(SCHEDULED), made, task, sender, TEMPLATES, NOW)
     parsed: Any = message_from_bytes(sent.content, policy=policy.default)
@@ -159,12 +162,12 @@ def test_any_names_make_a_mail_with_one_recipient_and_no_other_header(label: str
     assert not parsed.defects
     assert parsed.keys() == [
         "From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Auto-Submitted", "X-Auto-Response-Suppress",
-        "Content-Type",
+        "Reply-To", "Content-Type",
     ]  # fmt: skip
     assert [one.addr_spec for one in parsed["To"].addresses] == ["joe@example.com"]
     assert [one.addr_spec for one in parsed["From"].addresses] == ["desk@example.com"]
     assert sent.content.isascii()
-    assert all(len(line) <= message.LINE for line in sent.content.split(b"\r\n"))
+    assert all(len(line) <= 76 for line in sent.content.split(b"\r\n"))
     assert b"\n" not in sent.content.replace(b"\r\n", b"")
     kinds = [part.get_content_type() for part in parsed.walk() if not part.is_multipart()]
     assert kinds == ["text/plain", "text/html", "text/calendar", "application/ics"]

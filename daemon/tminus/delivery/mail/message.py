@@ -30,11 +30,11 @@ _PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'
 
 _LOOKS_ENCODED = "=?"
 
+_FOLDED = 76
+"""Maximum length of a line with encoded words (RFC 2047), and of other lines where they can be folded."""
+
 _PHRASE_WORD = 45
 """Maximum bytes of UTF-8 in an encoded word, which has at most 75 characters (RFC 2047)."""
-
-LINE = 998
-"""Maximum length of a line in a mail without its end (RFC 5322)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ def _assemble(
 ) -> Message:
     boundary = f"=_tminus_{message_id.partition('@')[0].replace('.', '_')}"
     head = [
-        f"From: {_address(Mailbox(ascii_domain(common.mailbox.email), common.mailbox.name))}",
-        f"To: {_address(to)}",
-        f"Subject: {_header_text(words.subject)}",
+        _address_line("From: ", Mailbox(ascii_domain(common.mailbox.email), common.mailbox.name)),
+        _address_line("To: ", to),
+        _text_line("Subject: ", words.subject),
         f"Date: {format_datetime(now)}",
         f"Message-ID: <{message_id}>",
         "MIME-Version: 1.0",
@@ -126,7 +126,7 @@ def _assemble(
         "X-Auto-Response-Suppress: All",
     ]
     if common.reply_to:
-        head.append(f"Reply-To: {_address(Mailbox(ascii_domain(common.reply_to.email), common.reply_to.name))}")
+        head.append(_address_line("Reply-To: ", Mailbox(ascii_domain(common.reply_to.email), common.reply_to.name)))
     text = _part("text/plain; charset=utf-8", words.text.encode())
     alternatives = [text]
     if words.html:
@@ -156,7 +156,7 @@ def _with_crlf(content: bytes) -> bytes:
 
 
 def _multipart(kind: str, boundary: str, parts: Iterable[bytes]) -> bytes:
-    head = f'Content-Type: multipart/{kind}; boundary="{boundary}"\r\n\r\n'.encode()
+    head = f'Content-Type: multipart/{kind};\r\n boundary="{boundary}"\r\n\r\n'.encode()
     return (
         head
         + b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts)
@@ -164,30 +164,36 @@ def _multipart(kind: str, boundary: str, parts: Iterable[bytes]) -> bytes:
     )
 
 
-def _address(mailbox: Mailbox) -> str:
-    """Return an address for a header, with the name encoded if it could be taken for anything else."""
+def _address_line(header: str, mailbox: Mailbox) -> str:
+    """Return a header line with an address, its name encoded if it could be taken for anything else."""
     name = plain(mailbox.name).strip()
     if not name:
-        return mailbox.email
+        return header + mailbox.email
     if not (_PLAIN_PHRASE.fullmatch(name) and len(name) <= _PHRASE_WORD and _LOOKS_ENCODED not in name):
-        name = "\r\n ".join(_encoded_words(name))
-    return f"{name}\r\n <{mailbox.email}>"
+        name = _encoded_words(name, len(header))
+    return f"{header}{name}\r\n <{mailbox.email}>"
 
 
-def _encoded_words(text: str) -> list[str]:
-    """Return text as encoded words (RFC 2047). No character is divided between two of them."""
+def _text_line(header: str, text: str) -> str:
+    """Return a header line with a text, folded."""
+    if text.isascii() and _LOOKS_ENCODED not in text:
+        folded = header + Header(text, "us-ascii", header_name=header[:-2], maxlinelen=_FOLDED).encode(linesep="\r\n")
+        if all(len(line) <= _FOLDED for line in folded.split("\r\n")):  # else it has a word that is too long
+            return folded
+    return header + _encoded_words(text, len(header))
+
+
+def _encoded_words(text: str, taken: int) -> str:
+    """Return text as encoded words (RFC 2047), one on each line. No character is divided between two of them.
+
+    `taken`: the length of what precedes the first word on its line.
+    """
     words, part = [], b""
+    most = (_FOLDED - taken - len("=?utf-8?b??=")) // 4 * 3
     for char in text:
         encoded = char.encode(errors="replace")
-        if len(part) + len(encoded) > _PHRASE_WORD:
+        if len(part) + len(encoded) > most:
             words.append(part)
-            part = b""
+            part, most = b"", _PHRASE_WORD
         part += encoded
-    return [f"=?utf-8?b?{base64.b64encode(one).decode()}?=" for one in [*words, part]]
-
-
-def _header_text(text: str) -> str:
-    """Return a text for a header, folded."""
-    if text.isascii() and _LOOKS_ENCODED not in text:
-        return Header(text, "us-ascii", header_name="Subject", maxlinelen=76).encode(linesep="\r\n")
-    return "\r\n ".join(_encoded_words(text))
+    return "\r\n ".join(f"=?utf-8?b?{base64.b64encode(one).decode()}?=" for one in [*words, part])
