@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tminus import clock
 from tminus.domain.errors import CannotBackUp, CannotOpenDatabase
-from tminus.storage.engine import Location, sqlite_file
+from tminus.storage.engine import Location, not_a_file, sqlite_file
 from tminus.storage.partial_file import flush, partial_file
 from tminus.storage.snapshot import Contents, copy_snapshot, open_snapshot
 from tminus.system.privileges import acting_for
@@ -40,11 +40,11 @@ def back_up(url: Location, target: Path, now: datetime, *, force: bool = False, 
         raise CannotBackUp("storage.url", "this database is PostgreSQL's: back it up with pg_dump --format=custom")
     try:
         with acting_for(database.parent):
-            is_there = database.is_file()
+            problem = not_a_file(database)
     except OSError as error:
         raise CannotOpenDatabase(str(database), f"cannot be read ({error.strerror})") from error
-    if not is_there:
-        raise CannotOpenDatabase(str(database), "there is no such file, so there is nothing to back up")
+    if problem:
+        raise CannotOpenDatabase(str(database), f"{problem}, so there is nothing to back up")
     directory = target if target.is_dir() else None
     # Each directory is used with the rights of its owner: the database is opened before the target's rights apply.
     with open_snapshot(database) as (source, itself), acting_for(directory or target.parent):

@@ -15,7 +15,15 @@ from tminus.domain.errors import CannotOpenDatabase
 from tminus.domain.types import Timeouts
 from tminus.storage import migrate, wal
 from tminus.storage import schema as schemas
-from tminus.storage.engine import Location, is_damage, make_engine, read_only_engine, sqlite_file, startup_error
+from tminus.storage.engine import (
+    Location,
+    is_damage,
+    make_engine,
+    not_a_file,
+    read_only_engine,
+    sqlite_file,
+    startup_error,
+)
 from tminus.storage.invariants import MAX_PROBLEMS, Problem, check_sessions
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, SESSIONS
@@ -55,11 +63,11 @@ def check_database(url: Location, timeouts: Timeouts, now: datetime, *, password
 
 def _engine_of_file(path: Path) -> Engine:
     try:
-        is_there = path.is_file()
+        problem = not_a_file(path)
     except OSError as error:
         raise CannotOpenDatabase(str(path), f"cannot be read ({error.strerror})") from error
-    if not is_there:
-        raise CannotOpenDatabase(str(path), "there is no such file")
+    if problem:
+        raise CannotOpenDatabase(str(path), problem)
     return read_only_engine(path)
 
 

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, DatabaseCorrupt
-from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Location, harden, is_damage, sqlite_file
+from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Location, harden, is_damage, not_a_file, sqlite_file
 
 WAIT = 0.05
 """Maximum seconds for which `shorten` waits for readers to finish. Writers wait meanwhile."""
@@ -45,8 +45,8 @@ def compact(url: Location) -> tuple[Path, int, int]:
     path = sqlite_file(url)
     if path is None:
         raise CannotCompact("storage.url", "this database is PostgreSQL's: it has VACUUM (FULL)")
-    if not path.is_file():
-        raise CannotOpenDatabase(str(path), "there is no such file")
+    if problem := not_a_file(path):
+        raise CannotOpenDatabase(str(path), problem)
     before = path.stat().st_size
     disk = os.statvfs(path.parent)
     if disk.f_bavail * disk.f_frsize < before:

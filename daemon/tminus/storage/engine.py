@@ -174,6 +174,15 @@ def sqlite_file(url: Location) -> Path | None:
     return file
 
 
+def not_a_file(path: Path) -> str:
+    """Return what there is at a path instead of a regular file; "" if there is one. Raises `OSError`."""
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "this is a directory, not a file"
+    return "this is not a regular file" if path.exists() else "there is no such file"
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Return a connection that changes nothing, not even the file's journal mode: for backups and checks.
 

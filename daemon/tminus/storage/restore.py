@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tminus.domain.errors import CannotOpenDatabase, CannotRestore, DatabaseTooNew, TminusError
 from tminus.storage import meta, migrate
 from tminus.storage.backup import stamp
-from tminus.storage.engine import Location, harden, make_engine, open_read_only, sqlite_file
+from tminus.storage.engine import Location, harden, make_engine, not_a_file, open_read_only, sqlite_file
 from tminus.storage.partial_file import flush, partial_file
 from tminus.storage.snapshot import (
     Contents,
@@ -56,8 +56,8 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
     database = sqlite_file(url)
     if database is None:
         raise CannotRestore("storage.url", "this database is PostgreSQL's: put it back with pg_restore")
-    if not backup.is_file():
-        raise CannotOpenDatabase(str(backup), "there is no such file")
+    if problem := not_a_file(backup):
+        raise CannotOpenDatabase(str(backup), problem)
     if database.exists() and backup.samefile(database):
         raise CannotRestore(str(backup), "is the database itself")
     # If root runs this, the database's directory is read and written with the rights of its owner.

@@ -366,6 +366,16 @@ def make_newer(path: Path) -> None:
     sql(path, "UPDATE alembic_version SET version_num = '9999'")
 
 
+def make_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def orphan_events(path: Path) -> None:
     sql(path, "UPDATE event SET session_id = 'gone'")
 
@@ -379,6 +389,8 @@ def orphan_events(path: Path) -> None:
         (lambda path: path.write_bytes(b"a text " * 2000), DatabaseCorrupt, r"copy\.db: .* \(file is not a database"),
         (lambda path: path.write_bytes(b""), DatabaseCorrupt, r"copy\.db: the file is no database of tminus"),
         (Path.unlink, CannotOpenDatabase, "there is no such file"),
+        (make_a_directory, CannotOpenDatabase, "this is a directory, not a file"),
+        (make_a_pipe, CannotOpenDatabase, "this is not a regular file"),
     ],
 )
 def test_an_invalid_backup_is_refused_and_nothing_is_changed(

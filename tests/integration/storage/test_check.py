@@ -245,3 +245,11 @@ def test_the_check_changes_nothing(tmp_path: Path) -> None:
     check_database(f"sqlite:///{path}", Timeouts(), SettableClock().time)
 
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"), [("/", "this is a directory, not a file"), ("/dev/null", "this is not a regular file")]
+)
+def test_what_is_no_file_is_refused_with_what_it_is(path: str, problem: str) -> None:
+    with pytest.raises(CannotOpenDatabase, match=problem):
+        check_database(Path(path), Timeouts(), SettableClock()())
