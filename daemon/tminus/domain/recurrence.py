@@ -44,6 +44,9 @@ FIRST_YEAR, LAST_YEAR = 2000, 2999
 FREQUENCIES = ("YEARLY", "MONTHLY", "WEEKLY", "DAILY")
 """The frequencies that are allowed. `HOURLY` and shorter ones would create too many sessions."""
 
+MAX_IN_MONTH = 5
+"""The greatest number before a weekday of a month: no month has a weekday six times."""
+
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _DAY = re.compile(rf"([+-]?[0-9]{{1,2}})?({'|'.join(_DAYS)})")
 _NUMBERS = {
@@ -168,7 +171,7 @@ class Rule:
     count: int | None
     until: str | None
     days: tuple[tuple[int, int], ...]
-    """Weekday (0: Monday), and its number in the month or year (0: every one)."""
+    """Weekday (0: Monday), and its number in the month or year (0: every one). See `is_of_months`."""
     numbers: tuple[tuple[str, tuple[int, ...]], ...]
     week_start: int
 
@@ -176,9 +179,33 @@ class Rule:
         """Return the numbers of a part such as `BYMONTH`."""
         return dict(self.numbers).get(name, ())
 
+    @property
+    def is_of_months(self) -> bool:
+        """Whether the number of a weekday is its number in a month; otherwise it is that in the year."""
+        return self.freq == "MONTHLY" or bool(self.of("BYMONTH"))
+
 
 def parse_rule(value: object) -> Rule:
     """Parse a recurrence rule such as `FREQ=WEEKLY;BYDAY=MO,WE`. Raises `ValueError`."""
+    rule = parse_stored_rule(value)
+    never = [f"{number}{_DAYS[day]}" for day, number in rule.days if _is_in_no_month(rule, number)]
+    if never:
+        raise ValueError(
+            f"must have a number from -{MAX_IN_MONTH} to {MAX_IN_MONTH} before a weekday of a month as BYDAY, "
+            f"not {quoted(never[0])}"
+        )
+    return rule
+
+
+def _is_in_no_month(rule: Rule, number: int) -> bool:
+    return rule.is_of_months and abs(number) > MAX_IN_MONTH
+
+
+def parse_stored_rule(value: object) -> Rule:
+    """Parse a recurrence rule that an earlier version may have accepted. Raises `ValueError`.
+
+    It may also have numbers before weekdays that no month has, such as `FREQ=MONTHLY;BYDAY=6MO`. They select nothing.
+    """
     if not isinstance(value, str) or not 0 < len(value) <= MAX_RULE:
         raise ValueError(f'must be a recurrence rule such as "FREQ=WEEKLY;BYDAY=MO", of at most {MAX_RULE} characters')
     parts: dict[str, str] = {}
@@ -379,8 +406,12 @@ def _monthly_or_yearly(start: datetime, rule: Rule, last: datetime) -> Iterator[
 
     is_yearly = rule.freq == "YEARLY"
     given = {name.lower(): numbers for name, numbers in rule.numbers}
+    # The library fails on a number that no month has. Such a weekday selects nothing.
+    of_rule = [(day, number) for day, number in rule.days if not _is_in_no_month(rule, number)]
+    if rule.days and not of_rule:
+        return
     days: list[rrule.weekday] | None = [
-        rrule.weekday(day, number) if number else rrule.weekday(day) for day, number in rule.days
+        rrule.weekday(day, number) if number else rrule.weekday(day) for day, number in of_rule
     ] or None
     # What the rule does not have, it takes from the start.
     if not rule.days and not given.keys() & {"bymonthday", "byyearday", "byweekno"}:

@@ -132,7 +132,7 @@ class _Plan:
         self.recurrence = Recurrence(
             start=recurrence.parse_local(self.definition["dtstart"]),
             zone=self.definition["timezone"],
-            rule=None if text is None else recurrence.parse_rule(text),
+            rule=None if text is None else recurrence.parse_stored_rule(text),
             excluded=frozenset(self.definition["exdates"]),
             added=tuple(map(recurrence.parse_local, self.definition["rdates"])),
         )

@@ -20,6 +20,7 @@ from tminus.domain.recurrence import (
     parse_horizon,
     parse_local,
     parse_rule,
+    parse_stored_rule,
     parse_zone,
 )
 
@@ -187,7 +188,9 @@ def test_no_rule_is_computed_for_long(rule: str) -> None:
         "FREQ=DAILY;COUNT=1;UNTIL=20261231", "FREQ=DAILY;INTERVAL=0", "FREQ=DAILY;INTERVAL=-1",
         "FREQ=DAILY;INTERVAL=1001",
         "FREQ=DAILY;FREQ=WEEKLY", "FREQ=DAILY;BYDAY=1MO", "FREQ=DAILY;BYDAY=XX", "FREQ=MONTHLY;BYDAY=54MO",
-        "FREQ=MONTHLY;BYDAY=0MO", "FREQ=MONTHLY;BYMONTHDAY=0", "FREQ=MONTHLY;BYMONTHDAY=32", "FREQ=DAILY;BYHOUR=24",
+        "FREQ=MONTHLY;BYDAY=0MO", "FREQ=MONTHLY;BYDAY=6MO", "FREQ=MONTHLY;BYDAY=-6MO", "FREQ=MONTHLY;BYDAY=53MO",
+        "FREQ=MONTHLY;INTERVAL=10;BYDAY=MO,10TU", "FREQ=YEARLY;BYMONTH=12;BYDAY=10MO", "FREQ=YEARLY;BYDAY=-54MO",
+        "FREQ=MONTHLY;BYMONTHDAY=0", "FREQ=MONTHLY;BYMONTHDAY=32", "FREQ=DAILY;BYHOUR=24",
         "FREQ=DAILY;BYSECOND=1", "FREQ=DAILY;BYEASTER=0", "FREQ=DAILY;UNTIL=2026", "FREQ=DAILY;UNTIL=20261331",
         "FREQ=DAILY;BYHOUR=1,2,3,4,5,6,7,8,9", "FREQ=WEEKLY;BYSETPOS=1", "FREQ=WEEKLY;BYMONTHDAY=1", "FREQ=DAILY;X=1",
         "FREQ=DAILY;BYMONTH=" + "1," * 300, "FREQ=DAILY;COUNT=99999999999999999999", "FREQ=DAILY;WKST=1",
@@ -298,6 +301,52 @@ def test_a_rule_selects_what_the_model_selects_and_keeps_its_time_in_each_zone(
         there = instant(one, zone).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         is_skipped = ZoneInfo(zone).utcoffset(one) != ZoneInfo(zone).utcoffset(one.replace(fold=1)) and there != one
         assert there == one or (is_skipped and timedelta(0) < there - one <= timedelta(days=1))
+
+
+def numbered_days(start: datetime, numbers: dict[int, int], months: list[int], is_monthly: bool) -> list[datetime]:
+    """Return the times in the four years from a start whose weekday has this number in its month or year."""
+    found = []
+    for count in range(4 * 366):
+        one = start + timedelta(days=count)
+        in_months = is_monthly or months
+        first = one.replace(day=1) if in_months else one.replace(month=1, day=1)
+        following = (first + timedelta(days=31 if in_months else 366)).replace(day=1)
+        forward, back = (one - first).days // 7 + 1, -(((following - one).days + 6) // 7)
+        if (not months or one.month in months) and numbers.get(one.weekday()) in (forward, back):
+            found.append(one)
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    freq=st.sampled_from(["MONTHLY", "YEARLY"]),
+    numbers=st.dictionaries(
+        st.integers(0, 6), (st.integers(-5, 5) | st.integers(-53, 53)).filter(bool), min_size=1, max_size=3
+    ),
+    months=st.lists(st.integers(1, 12), max_size=3, unique=True),
+    day=DATES,
+)
+@example("MONTHLY", {0: 53}, [], date(2026, 12, 1))
+@example("MONTHLY", {0: 6, 1: 1}, [], date(2026, 12, 1))
+@example("YEARLY", {0: 10}, [12], date(2026, 12, 1))
+@example("YEARLY", {0: -53, 4: 53}, [], date(2026, 1, 1))
+def test_a_number_before_a_weekday_counts_in_the_month_or_year(
+    freq: str, numbers: dict[int, int], months: list[int], day: date
+) -> None:
+    """A number that no month has is refused. A stored rule that has one selects nothing by it."""
+    text = f"FREQ={freq};BYDAY={','.join(f'{number}{DAYS[one]}' for one, number in numbers.items())}"
+    text += f";BYMONTH={','.join(map(str, months))}" if months else ""
+    start = datetime.combine(day, datetime.min.time())
+    when = Recurrence(start, "UTC", parse_stored_rule(text))
+
+    found = when.between(start - timedelta(days=1), start + timedelta(days=4 * 366 - 1), 10_000)
+    assert found == numbered_days(start, numbers, months, freq == "MONTHLY")
+    is_of_months = freq == "MONTHLY" or bool(months)
+    if is_of_months and any(abs(number) > 5 for number in numbers.values()):
+        with pytest.raises(ValueError, match="must have a number from -5 to 5 before a weekday of a month as BYDAY"):
+            parse_rule(text)
+    else:
+        assert parse_rule(text) == when.rule
 
 
 @settings(max_examples=150, deadline=None)
