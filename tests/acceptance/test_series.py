@@ -2,6 +2,8 @@
 
 import json
 import signal
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
+from tminus.domain import timestamps
 
 BEGIN = "2027-03-22T12:00:00.000Z"
 """A Monday, six days before daylight saving time begins in Berlin."""
@@ -104,6 +107,63 @@ def test_hostile_series_are_refused_at_once(start_daemon: StartDaemon) -> None:
     never = daemon.post("/series", {**good, "rrule": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"})
     assert (never.status_code, never.json()["occurrences"]) == (200, [])
     assert daemon.get("/supportsessions?scope=all").json()["count"] == 0
+
+
+def test_a_number_that_no_month_has_is_refused_in_each_way(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    file = write(daemon, entry("review", 9).replace('"FREQ=DAILY"', '"FREQ=MONTHLY;BYDAY=53MO"'))
+    problem = "must have a number from -5 to 5 before a weekday of a month as BYDAY, not"
+    checked = daemon.command("check", "--config", str(daemon.config))
+    assert (checked.returncode, f"{file}:4: series[review].rrule {problem}" in checked.stderr) == (1, True)
+    assert "Traceback" not in checked.stderr
+    file.unlink()
+    daemon.start()
+    when = ("--dtstart", "2030-01-01T09:00", "--timezone", "UTC")
+    what = ("--type", "live", "--label", "x", "--json")
+    good = json.loads(daemon.command("series", "create", *when, *what).stdout)["id"]
+    for rule in ("FREQ=MONTHLY;BYDAY=53MO", "FREQ=YEARLY;BYMONTH=12;BYDAY=10MO", "FREQ=MONTHLY;INTERVAL=10;BYDAY=10MO"):
+        for command in (("create", *when, *what), ("change", good)):
+            done = daemon.command("series", *command, "--rrule", rule)
+            assert (done.returncode, f"rrule {problem}" in done.stderr) == (1, True), done.stderr
+    write(daemon, entry("review", 9).replace('"FREQ=DAILY"', '"FREQ=YEARLY;BYMONTH=12;BYDAY=10MO"'))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.fault", where=f"{file}:4", key="series[review].rrule")
+    assert not daemon.log_lines("http.failed") + daemon.log_lines("config.failed")
+
+
+def test_a_stored_rule_that_cannot_be_computed_holds_up_nothing_else(make_daemon: StartDaemon) -> None:
+    """Rules that earlier versions have stored, and one that no version accepts: the daemon starts and works."""
+    daemon = make_daemon(lifecycle={"lead": "10m"})
+    daemon.start()
+    first = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT09:00}"
+    body = {"dtstart": first, "timezone": "Europe/Berlin", "session": {"type": "live", "label": "x"}}
+    rules = ("FREQ=MONTHLY;BYDAY=6MO", "FREQ=MONTHLY;INTERVAL=10;BYDAY=53MO", "FREQ=HOURLY")
+    ids = [call(daemon, "POST", "/series", {**body, "rrule": "FREQ=DAILY"})["id"] for _ in rules]
+    soon = timestamps.text(datetime.now(UTC) + timedelta(minutes=10, seconds=8))
+    opens = daemon.make(startTime=soon)["id"]
+    assert daemon.terminate() == 0
+    with closing(sqlite3.connect(daemon.state / "tminus.db", isolation_level=None)) as database:
+        for series_id, rule in zip(ids, rules, strict=True):
+            change = "UPDATE series SET definition = replace(definition, 'FREQ=DAILY', ?), next_at = 0 WHERE id = ?"
+            assert database.execute(change, (rule, series_id)).rowcount == 1
+        advanced = daemon.command("advance")
+        assert advanced.returncode == 0, advanced.stderr
+        database.execute("UPDATE series SET next_at = 0")
+    daemon.start()
+    [failed] = daemon.log_lines("series.failed")
+    assert (failed["series"], "must have one of FREQ=" in failed["error"]) == (ids[2], True)
+    daemon.logged("session.ready", session_id=opens)
+    assert not daemon.log_lines("clock.failed") + daemon.log_lines("clock.late")
+
+    listed = call(daemon, "GET", "/series")["series"]
+    assert {one["id"]: one["rrule"] for one in listed} == dict(zip(ids, rules, strict=True))
+    shown = daemon.command("series", "list", "--scope", "all")
+    assert (shown.returncode, all(one in shown.stdout for one in ids)) == (0, True), shown.stderr
+    assert starts(call(daemon, "PUT", f"/series/{ids[0]}", {**body, "rrule": "FREQ=DAILY"}))
+    for one in ids:
+        assert call(daemon, "GET", f"/series/{one}")["occurrences"]
+        assert daemon.command("series", "end", one).returncode == 0
+        assert starts(call(daemon, "GET", f"/series/{one}")) == []
 
 
 def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ LOG_LINES = {
     "series.failed": LineTemplate(
         "warning",
         "no sessions made for series {series} ({error}), retrying",
-        ("series", "owner", *_NAMES, "error"),
+        ("series", "owner", *_NAMES, "error", "traceback"),
     ),
     "series.skipped": LineTemplate(
         "warning",
@@ -152,7 +152,7 @@ LOG_LINES = {
     "series.refused": LineTemplate(
         "warning",
         "{key} not applied ({error}), retrying at {retry_at} and every five minutes",
-        ("key", "error", "retry_at"),
+        ("key", "error", "traceback", "retry_at"),
     ),
     "thread.failed": LineTemplate(
         "error", "thread {thread} failed ({error}), restarting it", ("thread", "error", "traceback")

@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from tminus import config
 from tminus.config import Settings
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable
+from tminus.domain.model import Series
 from tminus.logs.output import log
 from tminus.sessions import series
-from tminus.storage import Store
+from tminus.storage import Store, Transaction
 from tminus.storage import series as stored
 
 RETRY = timedelta(minutes=5)
@@ -78,7 +80,7 @@ class ConfiguredSeries:
         existing = {one.entry: one for one in self._store.read(stored.of_configuration, lane="clock")}
         for entry in settings.series:
             present = existing.pop(entry.name, None)
-            if series.is_current(present, entry) or (tried is not None and entry.name not in tried):
+            if _is_current(present, entry) or (tried is not None and entry.name not in tried):
                 continue
             is_new = present is None or present.agent_id != entry.agent
             job = partial(series.configure, settings=settings, entry=entry)
@@ -92,15 +94,36 @@ class ConfiguredSeries:
         """Run a job on the series of an entry; return a text that identifies the error, if there is one."""
         key = f"series[{name}]"
         try:
-            series_id = self._submit(job, clock=True).result()
+            series_id = self._submit(partial(_contained, name=name, job=job), clock=True).result()
         except StoreUnavailable:
             raise
         except RequestError as error:
             fields = "; ".join(f"{one.field} {one.message}" for one in error.errors)
             problem = fields or str(error.refcode)  # a description may contain a time, which differs
-            if self._problems is None or self._problems.get(name) != problem:
+            if self._is_new(name, problem):
                 log("series.refused", key=key, error=fields or error.description, retry_at=timestamps.text(retry_at))
             return problem
+        except series.SeriesDefect as defect:
+            found = defect.fields()
+            if self._is_new(name, found["error"]):
+                log("series.refused", key=key, **found, retry_at=timestamps.text(retry_at))
+            return found["error"]
         if series_id is not None:
             log("series.configured", key=key, series=series_id, outcome=outcome)
         return None
+
+    def _is_new(self, name: str, problem: str) -> bool:
+        """Return whether the last attempt to apply an entry did not end with this problem."""
+        return self._problems is None or self._problems.get(name) != problem
+
+
+def _is_current(present: Series | None, entry: config.Series) -> bool:
+    try:
+        return series.is_current(present, entry)
+    except Exception:
+        return False  # the job of this entry raises it again, and it is logged there
+
+
+def _contained(tx: Transaction, name: str, job: Callable[..., str | None]) -> str | None:
+    with series.contained(name):
+        return job(tx)

@@ -15,7 +15,7 @@ from tminus import clock
 from tminus.config import Settings
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
-from tminus.sessions import batches
+from tminus.sessions import batches, series
 from tminus.sessions.idempotency import RECORD_LIFETIME
 from tminus.storage import Transaction, challenges, meta
 from tminus.storage import batches as stored_batches
@@ -95,7 +95,12 @@ def do_all_due(
     limit = FIRST_BATCH
     while not stop():
         begun = clock.monotonic()
-        batch = submit(partial(do_due, timeouts=timeouts, limit=limit, settings=settings), clock=True).result()
+        try:
+            batch = submit(partial(do_due, timeouts=timeouts, limit=limit, settings=settings), clock=True).result()
+        except series.SeriesDefect as defect:  # one series must not hold up everything else that is due
+            submit(partial(series.postpone, defect=defect), clock=True).result()
+            done.transitions["series"] += 1
+            continue
         done.transitions += batch.done
         done.worst_lag = max(done.worst_lag, batch.worst_lag)
         done.without_pin += batch.without_pin

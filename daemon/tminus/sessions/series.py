@@ -4,7 +4,8 @@ An occurrence is an ordinary session, which `commands.create` creates. The row `
 series. By it, a session that was moved or cancelled alone is recognized, and stays so when the series changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -42,7 +43,7 @@ from tminus.domain.types import (
     Timeouts,
 )
 from tminus.logs.event_fields import session_fields
-from tminus.logs.output import log
+from tminus.logs.output import error_fields, log
 from tminus.sessions import commands
 from tminus.sessions.authorization import require
 from tminus.sessions.idempotency import KeyedRequest
@@ -50,6 +51,7 @@ from tminus.storage import Transaction, View, agents
 from tminus.storage import series as stored
 from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
+from tminus.storage.engine import is_of_database
 
 MAX_SERIES = 1000
 """Maximum number of series of an agent that have not ended."""
@@ -77,6 +79,35 @@ class ChangeResult(NamedTuple):
 
     series: Series
     replayed: bool = False
+
+
+class SeriesDefect(Exception):
+    """A series, or an entry of the configuration, has raised an unexpected error, which is the cause of this one.
+
+    Its transaction is rolled back, since a part may have been written. The other series must not wait for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"series {name} has failed")
+        self.name = name
+        """Id of the series, or name of the entry."""
+
+    def fields(self) -> dict[str, str]:
+        """Return the log fields of the error."""
+        return error_fields(self.__cause__ or self)
+
+
+@contextmanager
+def contained(name: str) -> Iterator[None]:
+    """Raise `SeriesDefect` instead of an unexpected error. Refusals and errors of the database stay as they are."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        if is_of_database(error):
+            raise
+        raise SeriesDefect(name) from error
 
 
 # --- the stored form --------------------------------------------------------------------------------------------------
@@ -165,8 +196,8 @@ def local_now(series: Series, now: datetime) -> str:
 
 
 def _local_now(series: Series, now: datetime) -> datetime:
-    try:
-        return recurrence.earliest_local(now, _Plan(series).recurrence.zone)
+    try:  # without `_Plan`: a series whose rule cannot be computed can be shown, changed and ended
+        return recurrence.earliest_local(now, orjson.loads(series.definition)["timezone"])
     except UNKNOWN_ZONE:
         return now.replace(tzinfo=None, microsecond=0)
 
@@ -539,8 +570,10 @@ def _make(
                         raise
                     _log_skipped(series, start, error)
             series.made_through = local_text(local)
-    finally:  # the occurrences that were made before one was refused stay
+    except RequestError:  # the occurrences that were made before one was refused stay
         stored.add_occurrences(tx, made)
+        raise
+    stored.add_occurrences(tx, made)
     if len(found) == limit:
         series.next_at = tx.now
     else:
@@ -557,6 +590,22 @@ def _log_fields(series: Series) -> dict[str, Any]:
     """Return the fields by which operators look for a series."""
     named = _session_request(series.template, series.created_at)  # the start does not matter here
     return {"series": series.id, "owner": f"agent:{series.agent_id}", **session_fields(named)}
+
+
+def postpone(tx: Transaction, defect: SeriesDefect) -> None:
+    """Log that no occurrences of a series could be made, and try again later.
+
+    This follows in a transaction of its own, so another daemon may have dealt with the series meanwhile.
+    """
+    series = stored.find(tx, defect.name)
+    if series is None or series.next_at is None or series.next_at > tx.now:
+        return
+    named: dict[str, Any] = {"series": series.id, "owner": f"agent:{series.agent_id}"}
+    with suppress(Exception):  # perhaps the template is what is wrong
+        named = _log_fields(series)
+    log("series.failed", **named, **defect.fields())
+    series.next_at = tx.now + RETRY
+    stored.change(tx, series)
 
 
 def _make_one(
@@ -625,11 +674,19 @@ class SeriesSource:
         return stored.next_due(view)
 
     def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:  # noqa: ARG002
-        """Make the next occurrences of the series with the earliest deadline, at most `AT_ONCE` sessions."""
+        """Make the next occurrences of the series with the earliest deadline, at most `AT_ONCE` sessions.
+
+        Raises `SeriesDefect` if that fails unexpectedly. Then the caller rolls this transaction back, and calls
+        `postpone` in another one.
+        """
         due = stored.due(tx, min(tx.now, until or tx.now), 1)
         if not due:
             return DueBatch()
         [series] = due
+        with contained(series.id):
+            return self._do(tx, series, limit)
+
+    def _do(self, tx: Transaction, series: Series, limit: int) -> DueBatch:
         batch = DueBatch(more=True)
         problem = _zone_problem(series)  # such a series must not hold up all other deadlines
         owner = acting_agent(tx, self._settings, series)

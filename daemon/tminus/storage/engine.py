@@ -9,7 +9,15 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (  # fmt: skip
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -253,6 +261,11 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and not isinstance(
         error, DataError | IntegrityError | ProgrammingError | NotSupportedError
     )
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Return whether the database or its driver raised an error, for any reason."""
+    return isinstance(error, SQLAlchemyError | sqlite3.Error | psycopg.Error | NoAnswer)
 
 
 def is_damage(error: BaseException) -> bool:

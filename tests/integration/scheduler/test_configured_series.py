@@ -158,6 +158,41 @@ def test_what_cannot_be_applied_is_reported_once_and_tried_again(configured: Con
     assert len(configured.starts()) == 3
 
 
+def test_an_unexpected_error_stops_only_its_entry(
+    configured: Configured, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.apply(entry(), entry("other"))
+    original = series._change
+
+    def fail(*arguments: Any, **more: Any) -> Any:
+        original(*arguments, **more)
+        if arguments[3].entry == "daily":
+            raise IndexError("list index out of range")
+
+    monkeypatch.setattr(series, "_change", fail)
+    configured.apply(entry(hour=10), entry("other", hour=10))
+    configured.world.clock.passes(RETRY)
+    configured.tick()
+    assert configured.starts() == ["08 08:00", "09 08:00", "10 08:00"], "nothing of the change is stored"
+    assert configured.starts("other") == ["08 09:00", "09 09:00", "10 09:00"]
+    [refused] = [fields for name, fields in lines if name == "series.refused"]
+    assert (refused["key"], refused["error"]) == ("series[daily]", "IndexError: list index out of range")
+    assert refused["traceback"].startswith("fail (")
+    monkeypatch.setattr(series, "_change", original)
+    configured.world.clock.passes(RETRY)
+    configured.tick()
+    assert configured.starts() == ["08 09:00", "09 09:00", "10 09:00"]
+
+
+def test_an_unreadable_series_of_an_entry_stops_only_that_entry(configured: Configured, lines: Lines) -> None:
+    configured.apply(entry(), entry("other"))
+    broken = next(one for one in configured.all() if one.entry == "daily")
+    configured.world.run(lambda tx: stored.change(tx, broken.model_copy(update={"definition": "{"})))
+    configured.apply(entry(), entry("other", hour=10), entry("third"))
+    assert (len(configured.starts("other")), len(configured.starts("third"))) == (3, 3)
+    assert [fields["key"] for name, fields in lines if name == "series.refused"] == ["series[daily]"]
+
+
 def test_an_entry_that_causes_too_many_mails_is_reported_once(configured: Configured, lines: Lines) -> None:
     people = {"invitees": [{"email": "joe@example.com"}]}
     configured.apply(entry(session=people))

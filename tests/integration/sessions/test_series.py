@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from tests.support import factories
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGENT, SUPERVISOR, order
@@ -15,7 +17,15 @@ from tests.support.worlds import World
 
 from tminus.config import Agent
 from tminus.domain import recurrence
-from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, TooManySeries, UnknownSeries
+from tminus.domain.errors import (  # fmt: skip
+    Forbidden,
+    InvalidRequest,
+    KeyReused,
+    SeriesEnded,
+    StoreUnavailable,
+    TooManySeries,
+    UnknownSeries,
+)
 from tminus.domain.model import Series, Session
 from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
 from tminus.domain.types import Caller, OverlapPolicy, Role, Status
@@ -23,6 +33,7 @@ from tminus.scheduler import sources
 from tminus.sessions import series
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import series as stored
+from tminus.storage.tables import SERIES
 
 DAY = timedelta(days=1)
 
@@ -413,6 +424,98 @@ def test_a_series_whose_time_zone_is_gone_holds_up_no_other_deadline(
     changed = change(agents, one, wanted(start="2030-01-08T08:30", zone="UTC"))
     assert starts(agents, changed) == ["01-10 08:30", "01-11 08:30", "01-12 08:30"]
     end(agents, create(agents, wanted(zone="UTC")))
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The log lines of series, as pairs of a name and its fields."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(series, "log", lambda name, **fields: found.append((name, fields)))
+    return found
+
+
+def test_an_unexpected_error_stops_only_its_series_and_leaves_nothing_behind(
+    agents: World, monkeypatch: pytest.MonkeyPatch, lines: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """One of two series fails at its second session of three. Its first one is not stored either."""
+    one, other = create(agents, wanted(label="One")), create(agents, wanted(label="Other"))
+    opens = agents.schedule(3 * DAY)
+    original = series._make_one
+
+    def fail(*arguments: Any) -> Any:
+        if arguments[3].id == one.id and f"{arguments[4]:%d}" == "12":
+            raise IndexError("list index out of range")
+        return original(*arguments)
+
+    monkeypatch.setattr(series, "_make_one", fail)
+    swept = agents.passes(3 * DAY)
+    assert agents.stored(opens).status is Status.NEW
+    assert (len(made(agents, one)), len(made(agents, other))) == (3, 6)
+    assert (swept.transitions["series"], swept.transitions["occurrence"]) == (2, 3)
+    sessions = {session.id for session in agents.all_sessions().values() if session.label == "One"}
+    assert sessions == {session.id for session in made(agents, one).values()}
+    assert {event.event.session_id for event in agents.events()} <= agents.all_sessions().keys()
+    [(name, fields)] = lines
+    assert (name, fields["series"], fields["label"]) == ("series.failed", one.id, "One")
+    assert fields["error"] == "IndexError: list index out of range"
+    assert fields["traceback"].startswith("fail (")
+
+    monkeypatch.setattr(series, "_make_one", original)
+    agents.advance()
+    assert len(made(agents, one)) == 3, "the next attempt is later"
+    agents.passes(series.RETRY)
+    assert len(made(agents, one)) == 6
+
+
+@pytest.mark.parametrize(
+    ("column", "old", "new"),
+    [
+        ("definition", "FREQ=DAILY", "FREQ=HOURLY"), ("definition", "2030-01-08T09:00", "soon"),
+        ("definition", '"rdates":[]', '"rdates":[1]'), ("template", '"live"', '"none"'), ("caller", "{", "["),
+    ],
+)  # fmt: skip
+def test_a_stored_series_that_cannot_be_computed_is_reported_and_can_be_changed_and_ended(
+    agents: World, lines: list[tuple[str, dict[str, Any]]], column: str, old: str, new: str
+) -> None:
+    one, other, ended = (create(agents, wanted()) for _ in range(3))
+    text = getattr(one, column)
+    assert old in text
+    broken = update(SERIES).where(SERIES.c.id.in_([one.id, ended.id])).values({column: text.replace(old, new)})
+    agents.run(lambda tx: tx.execute(broken))
+    agents.passes(DAY)
+    agents.passes(DAY)
+    failed = [(fields["series"], "traceback" in fields) for name, fields in lines if name == "series.failed"]
+    assert sorted(failed) == sorted([(one.id, True), (ended.id, True)] * 2)
+    assert len(made(agents, other)) == 5
+    assert end(agents, ended).ended_at == agents.now
+    assert not starts(agents, ended)
+    assert starts(agents, change(agents, one, wanted(start="2030-01-08T10:00")))[-1] == "01-12 09:00"
+
+
+def test_a_stored_number_that_no_month_has_makes_no_sessions(agents: World) -> None:
+    """An earlier version accepted such rules. Its series are not in the way of anything."""
+    one = create(agents, wanted("FREQ=MONTHLY;INTERVAL=10"))
+    definition = one.definition.replace("INTERVAL=10", "INTERVAL=10;BYDAY=53MO,-53TU")
+    agents.run(lambda tx: stored.change(tx, one.model_copy(update={"definition": definition, "next_at": tx.now})))
+    assert agents.advance().transitions["series"] == 1
+    assert agents.store.read(stored.next_due) == agents.now + series.LOOK_AGAIN
+    assert starts(agents, change(agents, one, wanted())) == ["01-08 08:00", "01-09 08:00", "01-10 08:00"]
+
+
+def test_an_error_of_the_database_is_not_taken_for_one_of_a_series(
+    agents: World, monkeypatch: pytest.MonkeyPatch, lines: list[tuple[str, dict[str, Any]]]
+) -> None:
+    create(agents, wanted())
+
+    def unavailable(*_arguments: Any) -> None:
+        raise OperationalError("INSERT", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr(stored, "add_occurrences", unavailable)
+    with pytest.raises(StoreUnavailable):
+        agents.passes(DAY)
+    monkeypatch.undo()
+    agents.advance()
+    assert not [name for name, _ in lines if name == "series.failed"]
 
 
 def test_after_a_change_of_the_time_zone_database_a_repeated_request_moves_what_was_made(
