@@ -309,7 +309,8 @@ class Recurrence:
     def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
         """Return the first `most` local times after `after`, up to `until`, in order. No two mean the same time.
 
-        This takes time in proportion to the number of periods of the rule from its start to `until`.
+        This takes time in proportion to the number of periods of the rule from `after` to `until`; with `COUNT`, from
+        its start, since the earlier ones must be counted.
         """
         return list(islice((one for one in self._starts(after - LONGEST_SKIP, until) if one > after), most))
 
@@ -319,7 +320,7 @@ class Recurrence:
         If several mean the same time, only the first of them is yielded.
         """
         seen = set()
-        of_rule = _of_rule(self.start, self.rule, until, self.zone)
+        of_rule = _of_rule(self.start, self.rule, after, until, self.zone)
         for one in merge(of_rule, sorted(one for one in self.added if one <= until)):
             if one > after and not self._is_excluded(one) and (start := instant(one, self.zone)) not in seen:
                 seen.add(start)
@@ -342,8 +343,10 @@ class CreateSeries:
     """The member `session` of the request as the caller sent it, for answers."""
 
 
-def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str) -> Iterator[datetime]:
-    """Return the local times of a rule up to `until`, in order."""
+def _of_rule(
+    start: datetime, rule: Rule | None, after: datetime, until: datetime, zone_name: str
+) -> Iterator[datetime]:
+    """Return the local times of a rule after `after`, and perhaps some before, up to `until`, in order."""
     if rule is None:
         yield from (one for one in (start,) if one <= until)
         return
@@ -351,7 +354,7 @@ def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str
     last = until if end.tzinfo else min(until, end)
     left = rule.count if rule.count is not None else -1
     times = _monthly_or_yearly if rule.freq in ("YEARLY", "MONTHLY") else _daily_or_weekly
-    for one in times(start, rule, last):
+    for one in times(start, rule, start if rule.count is not None else after, last):
         if left == 0 or one > last:
             return
         # When clocks change, local times are not in the order of the times that they mean. So one that is after the end
@@ -369,8 +372,8 @@ def is_over(rule: Rule, after: datetime, zone_name: str) -> bool:
     return end <= (instant(after, zone_name) if end.tzinfo else after)
 
 
-def _daily_or_weekly(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
-    """Return the times of a daily or weekly rule.
+def _daily_or_weekly(start: datetime, rule: Rule, after: datetime, last: datetime) -> Iterator[datetime]:
+    """Return the times of a daily or weekly rule, from a period before `after` to `last`.
 
     The library gets only the part of the rule that selects something in each period. The other conditions are applied
     here.
@@ -380,8 +383,12 @@ def _daily_or_weekly(start: datetime, rule: Rule, last: datetime) -> Iterator[da
     days = tuple(day for day, _ in rule.days)
     more = {"byweekday": days or None} if rule.freq == "WEEKLY" else {}
     months, month_days = rule.of("BYMONTH"), rule.of("BYMONTHDAY")
+    days_of_period = rule.interval * (7 if rule.freq == "WEEKLY" else 1)
+    # The library begins in the middle of a period, so one more period is computed.
+    skipped = max(0, (after - start).days // days_of_period - 1)
+    begin = start + timedelta(days=skipped * days_of_period)
     every = rrule.rrule(
-        getattr(rrule, rule.freq), dtstart=start, interval=rule.interval, until=last, wkst=rule.week_start,
+        getattr(rrule, rule.freq), dtstart=begin, interval=rule.interval, until=last, wkst=rule.week_start,
         byhour=rule.of("BYHOUR") or None, byminute=rule.of("BYMINUTE") or None, **more,
     )  # fmt: skip
     for one in every:
@@ -400,8 +407,11 @@ def _days_in_month(day: datetime) -> int:
     return (following - timedelta(days=following.day)).day
 
 
-def _monthly_or_yearly(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
-    """Return the times of a monthly or yearly rule. The library computes one month or year at a time."""
+def _monthly_or_yearly(start: datetime, rule: Rule, after: datetime, last: datetime) -> Iterator[datetime]:
+    """Return the times of a monthly or yearly rule, from a period before `after` to `last`.
+
+    The library computes one month or year at a time.
+    """
     from dateutil import rrule  # noqa: PLC0415 - loaded only for series
 
     is_yearly = rule.freq == "YEARLY"
@@ -426,6 +436,7 @@ def _monthly_or_yearly(start: datetime, rule: Rule, last: datetime) -> Iterator[
     step = rule.interval * (12 if is_yearly else 1)
     if is_yearly:
         month = start.year * 12
+    month += max(0, (after.year * 12 + after.month - 1 - month) // step - 1) * step
     while month <= last.year * 12 + last.month - 1:
         period = datetime(month // 12, month % 12 + 1, 1, tzinfo=None)  # noqa: DTZ001 - local
         # With this interval there is no second period before the year 9999, where the library ends.

@@ -2,6 +2,7 @@
 
 # ruff: noqa: DTZ001 - local times have no zone
 
+import cProfile
 import time
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -301,6 +302,46 @@ def test_a_rule_selects_what_the_model_selects_and_keeps_its_time_in_each_zone(
         there = instant(one, zone).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         is_skipped = ZoneInfo(zone).utcoffset(one) != ZoneInfo(zone).utcoffset(one.replace(fold=1)) and there != one
         assert there == one or (is_skipped and timedelta(0) < there - one <= timedelta(days=1))
+
+
+MANY_RULES = st.sampled_from(
+    [
+        "FREQ=DAILY", "FREQ=DAILY;INTERVAL=3", "FREQ=DAILY;BYHOUR=2,9,23;BYMINUTE=0,30", "FREQ=DAILY;BYMONTH=2,12",
+        "FREQ=WEEKLY", "FREQ=WEEKLY;INTERVAL=3;BYDAY=SU,MO,WE", "FREQ=WEEKLY;INTERVAL=2;BYDAY=SU,MO;WKST=SU",
+        "FREQ=WEEKLY;BYDAY=TU;BYHOUR=2,9,23", "FREQ=MONTHLY", "FREQ=MONTHLY;INTERVAL=5;BYDAY=-1FR,2TU",
+        "FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1", "FREQ=MONTHLY;BYMONTHDAY=1,-1;BYHOUR=2,23", "FREQ=YEARLY",
+        "FREQ=YEARLY;INTERVAL=2;BYMONTH=1,2,12", "FREQ=YEARLY;BYWEEKNO=1,53", "FREQ=YEARLY;BYYEARDAY=1,-1",
+        "FREQ=YEARLY;BYWEEKNO=52;BYDAY=MO,SU;WKST=SU", "FREQ=YEARLY;INTERVAL=3;BYDAY=53SU,1MO",
+        "FREQ=DAILY;COUNT=500", "FREQ=WEEKLY;BYDAY=MO,FR;COUNT=300", "FREQ=DAILY;UNTIL=20270601T120000Z",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(MANY_RULES, DATES, TIMES, st.sampled_from(ZONES), st.integers(-30, 1500), st.integers(0, 86_399))
+def test_a_computation_for_later_times_selects_what_one_from_the_start_selects(
+    rule: str, day: date, time_of_day: timedelta, zone: str, days: int, seconds: int
+) -> None:
+    start = datetime.combine(day, datetime.min.time()) + time_of_day
+    when = Recurrence(start, zone, parse_rule(rule))
+    after = start + timedelta(days=days, seconds=seconds)
+    until = after + timedelta(days=800)
+
+    all_times = when.between(start - timedelta(days=1), until, 100_000)
+    assert when.between(after, until, 100_000) == [one for one in all_times if one > after]
+
+
+def test_the_time_of_a_computation_does_not_grow_with_the_age_of_a_series() -> None:
+    """The number of calls is compared, which does not depend on the speed of the machine."""
+    rule = parse_rule("FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR,SA,SU;BYHOUR=2,5,8,11,14,17,20,23;UNTIL=29991231T000000Z")
+    when = Recurrence(datetime(2017, 1, 1, 2), "Europe/Berlin", rule)
+
+    def calls(year: int) -> int:
+        profile = cProfile.Profile()
+        profile.runcall(when.between, datetime(year, 1, 10), datetime(year, 1, 12), 100)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(2027) < 1.5 * calls(2018)
 
 
 def numbered_days(start: datetime, numbers: dict[int, int], months: list[int], is_monthly: bool) -> list[datetime]:
