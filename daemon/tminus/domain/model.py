@@ -113,8 +113,8 @@ class Session(Record):
     due_at: datetime | None = Field(default=None, sa_type=Instant)
     due_trigger: Trigger | None = Field(default=None, sa_type=String)
     late_since: datetime | None = Field(default=None, sa_type=Instant)
-    """Since when it is overdue, if that is not `due_at`: it was postponed because no PIN was free, or it became overdue
-    when the time-outs were changed.
+    """Since when it is overdue, if that is not `due_at`: it was postponed because no PIN was free, it became overdue
+    when the time-outs were changed, or it was created less than the lead time before its start.
     """
     created_at: datetime = Field(sa_type=Instant)
     updated_at: datetime = Field(sa_type=Instant)

@@ -51,17 +51,19 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings |
 
     The batch is taken from the source with the earliest deadline, and ends at the earliest deadline of the other
     sources. So deadlines are met in order across all sources, and no source delays the earlier deadlines of another.
+    Occurrences are made when nothing else is due: making them takes long, and most of them open days later.
     """
-    found: Sequence[Source] = SOURCES if settings is None else (*SOURCES, SeriesSource(settings))
-    waiting = [(at, place) for place, source in enumerate(found) if (at := source.next_due(tx)) is not None]
+    due_series = None if settings is None else series.next_due(tx)
+    has_series = due_series is not None and due_series <= tx.now
+    waiting = [(at, place) for place, source in enumerate(SOURCES) if (at := source.next_due(tx)) is not None]
     waiting.sort()
     for number, (at, place) in enumerate(waiting):
         if at > tx.now:
             break
         others = [other for other, _ in waiting[number + 1 :] if other <= tx.now]
         until = min([tx.now, *others])
-        batch = found[place].do_due(tx, timeouts, limit, until)
+        batch = SOURCES[place].do_due(tx, timeouts, limit, until)
         if batch:
-            batch.more = batch.more or bool(others)
+            batch.more = batch.more or bool(others) or has_series
             return batch
-    return DueBatch()
+    return SeriesSource(settings).do_due(tx, timeouts, limit) if settings is not None and has_series else DueBatch()

@@ -14,7 +14,7 @@ from tminus import schemas
 from tminus.config import Settings
 from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
-from tminus.domain.lifecycle import Change, Transition, transition_for
+from tminus.domain.lifecycle import Change, Transition, opens_at, transition_for
 from tminus.domain.model import Session
 from tminus.domain.reminders import next_reminder, reminders_text
 from tminus.domain.types import Caller, CreateSession, Role, SessionType, Status, Trigger
@@ -116,6 +116,7 @@ def session_values(
         "created_by": created_by,
         "start_time": start,
         "expires_at": (start or now) + settings.lifecycle.timeouts.new,
+        "late_since": now if start is not None and opens_at(start, settings.lifecycle.timeouts) < now else None,
         "created_at": now,
         "updated_at": now,
         "opened_at": now if transition.effects.session.get("opened_at") is Change.NOW else None,

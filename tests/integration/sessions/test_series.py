@@ -30,8 +30,9 @@ from tminus.domain.model import Series, Session
 from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
 from tminus.domain.types import Caller, OverlapPolicy, Role, Status
 from tminus.scheduler import sources
-from tminus.sessions import series
+from tminus.sessions import commands, series
 from tminus.sessions.idempotency import KeyedRequest
+from tminus.storage import Transaction
 from tminus.storage import series as stored
 from tminus.storage.tables import SERIES
 
@@ -97,6 +98,36 @@ def test_sessions_are_made_ahead_and_others_as_time_passes(agents: World) -> Non
         agents.now - datetime(2030, 1, 8, 8, tzinfo=UTC) + HOUR,
     )
     assert starts(agents, one) == ["01-09 08:00", "01-10 08:00", "01-11 08:00"]
+
+
+def test_a_session_that_is_made_within_the_lead_time_opens_without_lateness(agents: World) -> None:
+    start = local_text((agents.now + timedelta(minutes=5)).astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=None))
+    one = create(agents, wanted(None, start))
+
+    swept = agents.passes(timedelta(seconds=1))
+
+    [session] = made(agents, one).values()
+    assert session.status is Status.NEW
+    assert swept.worst_lag == timedelta(seconds=1)
+
+
+def test_sessions_and_reminders_that_are_due_come_before_the_occurrences_of_series(
+    agents: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        create(agents, wanted())
+    scheduled = agents.schedule(DAY + HOUR)
+    opened_at_creation: list[bool] = []
+    create_one = commands.create
+
+    def create_and_look(tx: Transaction, *args: Any, **more: Any) -> Any:
+        found = tx.session(scheduled.id)
+        opened_at_creation.append(found is not None and found.status is Status.NEW)
+        return create_one(tx, *args, **more)
+
+    monkeypatch.setattr(commands, "create", create_and_look)
+    agents.passes(DAY + HOUR)
+    assert opened_at_creation == [True] * 3
 
 
 def test_what_should_have_started_while_no_daemon_ran_is_not_made(agents: World) -> None:
