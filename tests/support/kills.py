@@ -32,7 +32,6 @@ from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
 from tminus.storage.listen_notify import PeerNotifications
 from tminus.storage.observer import StoreObserver
-from tminus.storage.shared_clock import SharedClock
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
 
@@ -247,11 +246,9 @@ def _send_result(pipe: Connection, act: Callable[..., Any], arguments: Sequence[
         pipe.send(traceback.format_exc())
 
 
-def unsynced_engine(
-    url: str, *, writes: bool = True, idle_seconds: int | None = None, shared: SharedClock | None = None
-) -> Engine:
+def unsynced_engine(url: str, *, writes: bool = True, **more: Any) -> Engine:
     """Return an engine without fsync: its database survives a kill of the process, but not a power cut."""
-    engine = make_engine(url, writes=writes, idle_seconds=idle_seconds, shared=shared)
+    engine = make_engine(url, writes=writes, **more)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda raw, _entry: raw.execute("PRAGMA synchronous=OFF"))
     return engine

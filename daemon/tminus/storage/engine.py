@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def make_engine(
     writes: bool,
     idle_seconds: int | None = None,
     shared: SharedClock | None = None,
+    opening: Callable[[ConnectionPoolEntry], None] | None = None,
 ) -> Engine:
     """Return an engine. Parameters of the URL take precedence over those of `postgresql`.
 
@@ -72,6 +74,8 @@ def make_engine(
         Seconds without a statement after which PostgreSQL closes a connection.
     shared
         Receives PostgreSQL's time at the beginning of each transaction.
+    opening
+        Called before a connection to PostgreSQL is opened, with the entry of the pool that will hold it.
     """
     parsed = _url(url)
     if password is not None:
@@ -90,7 +94,11 @@ def make_engine(
     )
 
     @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _entry: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection:
+    def _connect(
+        _dialect: Any, entry: ConnectionPoolEntry, _arguments: Any, parameters: dict[str, Any]
+    ) -> psycopg.Connection:
+        if opening is not None:
+            opening(entry)
         return Server(parameters, idle_seconds).connect()
 
     if shared is not None:
@@ -108,12 +116,12 @@ def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
     assert isinstance(raw, psycopg.Connection)
     asked = monotonic()
     try:
-        [[microseconds]] = query_rows(raw, _BEGIN)
+        [row] = query_rows(raw, _BEGIN)
     except (psycopg.Error, NoAnswer) as error:
         if isinstance(error, NoAnswer):
             raw.close()  # a late answer would be read as the answer to the next query
         raise OperationalError(_BEGIN.decode(), None, error, connection_invalidated=raw.closed) from error
-    shared.add_reading(int(microseconds or 0), asked, monotonic())
+    shared.add_reading(row, asked, monotonic())
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:

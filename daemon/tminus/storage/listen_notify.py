@@ -66,6 +66,7 @@ class PeerNotifications:
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
+            generation = self._watch.generation
             try:
                 with (
                     self._server.connect(autocommit=True) as connection,
@@ -73,7 +74,7 @@ class PeerNotifications:
                 ):
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._received(None)
-                    while not self._stopping.is_set():
+                    while not self._stopping.is_set() and generation == self._watch.generation:
                         for notification in connection.notifies(timeout=STOP_WITHIN, stop_after=1):
                             self._receive(notification.payload)
             except (psycopg.Error, NoAnswer):

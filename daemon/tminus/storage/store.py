@@ -12,7 +12,8 @@ from typing import Literal, TypeVar, get_args
 import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.event import listen
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from tminus import clock
 from tminus.clock import monotonic
@@ -58,6 +59,9 @@ QUICK_COUNT = 0.05
 
 COUNT_AGE = 30.0
 """Maximum age of a slow count in seconds. It may have been slow only because it waited for a lock."""
+
+_GENERATION = "generation"
+"""The key of `ConnectionPoolEntry.info` for the watchdog's `generation` when the connection was opened."""
 
 NO_OBSERVER = StoreObserver()
 """The observer of commands, which need no reports."""
@@ -135,6 +139,7 @@ class Store:
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
         """The number of the newest event when sessions were counted, and when they may be counted again."""
+        make = partial(make, opening=self._prepare)
         self._writing = make(writes=True, shared=self._shared_clock)
         self._locking = make(writes=True, idle_seconds=IDLE_LIMIT)
         # A pool assigns its connections to waiting threads in no order. In a common pool the scheduler could wait for
@@ -142,13 +147,25 @@ class Store:
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
         self._watch = Watch(server(self._writing), self._shared_clock)
         for engine in (self._writing, self._locking, *self._lanes.values()):
-            # A thread may have waited for the pool until the watchdog found that the server does not answer. It must
-            # not open a new connection then, because it would wait as long again.
-            listen(engine, "do_connect", self._check_server)
+            if server(engine) is not None:
+                listen(engine, "checkout", self._check_generation)
 
-    def _check_server(self, *_: object) -> None:
-        """Raise `NoAnswer` while the server does not answer."""
+    def _prepare(self, entry: ConnectionPoolEntry) -> None:
+        """Prepare an entry of a pool that is about to get a connection. Raises `NoAnswer`.
+
+        A thread may have waited for the pool until the watchdog found that the server does not answer. It must not open
+        a new connection then, because it would wait as long again.
+        """
         self._watch.check()
+        entry.info[_GENERATION] = self._watch.generation
+
+    def _check_generation(self, _connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        """Let the pool replace a connection that is older than the server's last silence, or leads to another server.
+
+        Raises `DisconnectionError`.
+        """
+        if entry.info[_GENERATION] != self._watch.generation:
+            raise DisconnectionError
 
     @property
     def failing(self) -> str | None:

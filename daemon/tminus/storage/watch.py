@@ -5,6 +5,10 @@ of TCP and of the server do not help if the other host's kernel still acknowledg
 a small query every second. If there is no answer, it shuts down the sockets of all waiting connections, which then fail
 as if the server had closed them. Until the server answers again, nothing else is sent to it.
 
+The server may also be replaced while its connections stay open: it becomes read-only, and another one accepts writes.
+Then the watchdog and the writer connect anew, and if another server answers them, no connection to the old one is used
+any longer. Its readers would not see what is written now.
+
 SQLite needs no watchdog, and nothing is done for it.
 """
 
@@ -25,6 +29,8 @@ from tminus.system.threads import RestartingThread
 
 INTERVAL = 1.0
 """Seconds between two queries of the watchdog."""
+
+_QUESTION = READ + b", current_setting('transaction_read_only')"
 
 STUCK = 10.0
 """Seconds after which a transaction's connection is shut down although the server answers other queries."""
@@ -51,7 +57,7 @@ class Watch:
         self._silent_since: float | None = None
         """When the server stopped answering, on the monotonic clock; None if it answers."""
         self.silences = 0
-        """Number of times that the server has stopped answering. Connections from before the last time may be dead."""
+        """Number of times that the server has stopped answering."""
         self._stopping = threading.Event()
         self._thread = RestartingThread("watch", self._run)
 
@@ -65,6 +71,13 @@ class Watch:
         self._stopping.set()
         if self._server is not None:
             self._thread.join()
+
+    @property
+    def generation(self) -> int:
+        """A number that grows when the server stops answering or is replaced by another one. Connections from before
+        the last time may be dead, or connected to a server that no longer gets the changes.
+        """
+        return self.silences + (self._shared.switches if self._shared is not None else 0)
 
     @property
     def silent_for(self) -> float:
@@ -109,16 +122,20 @@ class Watch:
     def _run(self) -> None:
         assert self._server is not None
         connection: psycopg.Connection | None = None
+        generation = 0
         while not self._stopping.wait(INTERVAL):
             begun = clock.monotonic()
+            if generation != self.generation:
+                _close(connection)
+                connection = None
             try:
                 if connection is None:
+                    generation = self.generation
                     connection = self._server.connect_unchecked(ANSWER_TIMEOUT)
-                asked = clock.monotonic()
-                [[microseconds]] = query_rows(connection, READ, ANSWER_TIMEOUT)
                 answered = True
-                if self._shared is not None:
-                    self._shared.add_reading(int(microseconds or 0), asked, clock.monotonic())
+                if self._ask(connection):
+                    _close(connection)
+                    connection = None
             except (psycopg.errors.ConnectionTimeout, NoAnswer):
                 answered = False
             except psycopg.Error:
@@ -135,6 +152,14 @@ class Watch:
                     self.silences += 1
             self._end_waits(answered)
         _close(connection)
+
+    def _ask(self, connection: psycopg.Connection) -> bool:
+        """Send the query. Return whether the server is read-only, so that another one may have taken its place."""
+        asked = clock.monotonic()
+        [[*row, read_only]] = query_rows(connection, _QUESTION, ANSWER_TIMEOUT)
+        if self._shared is not None:
+            self._shared.add_reading(row, asked, clock.monotonic())
+        return read_only == "on"
 
     def _end_waits(self, answered: bool) -> None:
         """Shut down the connections that have waited too long, or all of them if the server has not answered."""
@@ -154,7 +179,7 @@ class PersistentConnection:
         self._engine = engine
         self._watch = watch
         self._connection: Connection | None = None
-        self._silences = 0
+        self._generation = 0
 
     def get(self) -> Connection:
         """Return the connection; open a new one if there is none. Raises `NoAnswer`, `SQLAlchemyError`."""
@@ -162,14 +187,14 @@ class PersistentConnection:
         if self.outdated:
             self.drop()
         if self._connection is None:
-            self._silences = self._watch.silences
+            self._generation = self._watch.generation
             self._connection = self._engine.connect()
         return self._connection
 
     @property
     def outdated(self) -> bool:
-        """Whether the connection was opened before the server last stopped answering."""
-        return self._connection is not None and self._silences != self._watch.silences
+        """Whether the connection was opened before the server last stopped answering or was replaced."""
+        return self._connection is not None and self._generation != self._watch.generation
 
     def drop(self) -> None:
         """Close the connection, even if it is broken; the next use opens a new one."""
