@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import (  # fmt: skip
     DataError,
     DBAPIError,
@@ -101,6 +101,11 @@ def make_engine(
             opening(entry)
         return Server(parameters, idle_seconds).connect()
 
+    @event.listens_for(engine, "handle_error")
+    def _handle(context: ExceptionContext) -> None:
+        # The pool then replaces its connections: all of them may have prepared statements for the table as it was.
+        context.is_disconnect |= _is_outdated_statement(context.original_exception)
+
     if shared is not None:
 
         @event.listens_for(engine, "begin")
@@ -108,6 +113,16 @@ def make_engine(
             _begin_reading_clock(connection, shared)
 
     return engine
+
+
+def _is_outdated_statement(error: BaseException) -> bool:
+    """Return whether PostgreSQL refuses a prepared statement because a column's type was altered since.
+
+    The error's text may be in another language, and its code stands for other errors as well.
+    """
+    if not isinstance(error, psycopg.errors.FeatureNotSupported):
+        return False
+    return error.diag.source_function == "RevalidateCachedQuery"
 
 
 def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
@@ -264,10 +279,12 @@ def is_unavailable(error: BaseException) -> bool:
     """Return whether an error means that the database is unavailable, and not that this statement is wrong."""
     if isinstance(error, NoAnswer | NoFreeConnection):
         return True
-    if isinstance(getattr(error, "orig", None), _EXTERNAL):
-        return True
-    return isinstance(error, DBAPIError) and not isinstance(
-        error, DataError | IntegrityError | ProgrammingError | NotSupportedError
+    if not isinstance(error, DBAPIError):
+        return False
+    return (
+        error.connection_invalidated
+        or isinstance(error.orig, _EXTERNAL)
+        or not isinstance(error, DataError | IntegrityError | ProgrammingError | NotSupportedError)
     )
 
 
