@@ -66,6 +66,17 @@ class TimedOut(NoAnswer):
         return f"no answer within {self.seconds:g} s, given up"
 
 
+class NotReplicated(NoAnswer):
+    """A transaction is committed, but the server has not waited for its standbys, as it should have."""
+
+    def __init__(self, warning: str) -> None:
+        super().__init__(warning)
+        self._warning = warning
+
+    def __str__(self) -> str:
+        return self._warning
+
+
 class Unsuitable(NoAnswer):
     """A connection that the daemon cannot rely on."""
 

@@ -15,7 +15,7 @@ SQLite needs no watchdog, and nothing is done for it.
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -173,11 +173,15 @@ class Watch:
 
 
 class PersistentConnection:
-    """A connection that stays open between uses."""
+    """A connection that stays open between uses.
 
-    def __init__(self, engine: Engine, watch: Watch) -> None:
+    `opened`: called with each new connection.
+    """
+
+    def __init__(self, engine: Engine, watch: Watch, opened: Callable[[Connection], None] = lambda _: None) -> None:
         self._engine = engine
         self._watch = watch
+        self._opened = opened
         self._connection: Connection | None = None
         self._generation = 0
 
@@ -189,6 +193,7 @@ class PersistentConnection:
         if self._connection is None:
             self._generation = self._watch.generation
             self._connection = self._engine.connect()
+            self._opened(self._connection)
         return self._connection
 
     @property

@@ -31,7 +31,7 @@ from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavai
 from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.observer import StoreObserver
-from tminus.storage.postgresql import NoAnswer
+from tminus.storage.postgresql import NoAnswer, NotReplicated
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread, for_future
@@ -103,7 +103,7 @@ class Writer:
         notify: Callable[[Connection, datetime | None], None] | None = None,
     ) -> None:
         self._watch = watch
-        self._persistent = PersistentConnection(engine, watch)
+        self._persistent = PersistentConnection(engine, watch, self._hear_warnings)
         self._allowances = Allowances()
         self._now = now
         self._observer = observer
@@ -117,6 +117,8 @@ class Writer:
         self._try_again = 0.0
         self._committing = False
         """Whether the last transaction has reached its commit. If it failed then, it may be committed or not."""
+        self._unreplicated: str | None = None
+        """The server's warning that it has not waited for its standbys at the last commit; None if there was none."""
         self._begun: float | None = None
         """When the running batch began; None if none is running."""
         self.failing: str | None = None
@@ -326,6 +328,7 @@ class Writer:
 
     def _transact_once(self, batch: Sequence[_Work]) -> None:
         self._committing = False
+        self._unreplicated = None
         connection = self._persistent.get()
         try:
             with self._watch.guard(connection), connection.begin():
@@ -349,6 +352,7 @@ class Writer:
                 if self._notify is not None and (tx.has_events or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
                 self._committing = True
+            self._check_replicated()
         except BaseException as error:
             self._allowances.forget()
             if isinstance(error, SQLAlchemyError):
@@ -361,6 +365,23 @@ class Writer:
             # The transaction is committed. Handled as a failure, its jobs would run again.
             logging.getLogger(__name__).exception("the observer of a commit failed")
 
+    def _hear_warnings(self, connection: Connection) -> None:
+        raw = connection.connection.driver_connection
+        if isinstance(raw, psycopg.Connection):
+            raw.add_notice_handler(self._hear)
+
+    def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Note a warning that a wait for standbys was cancelled. Its text may be in another language."""
+        if notice.severity_nonlocalized == "WARNING" and notice.source_function == "SyncRepWaitForLSN":
+            self._unreplicated = ": ".join(filter(None, (notice.message_primary, notice.message_detail)))
+
+    def _check_replicated(self) -> None:
+        """Raise `NotReplicated` if the server has not waited for its standbys: like a transaction that has lost its
+        connection during the commit, this one may be lost with the server.
+        """
+        if self._unreplicated is not None:
+            raise NotReplicated(self._unreplicated)
+
     def _write_failure(self) -> str | None:
         """Return why a table cannot be written; None if all can. After a failure one successful commit is not enough,
         since it did not write to every table.
@@ -369,6 +390,7 @@ class Writer:
             connection = self._persistent.get()
             with self._watch.guard(connection), connection.begin():
                 Transaction(connection, self._now()).try_to_write()
+            self._check_replicated()
         except (SQLAlchemyError, NoAnswer) as error:
             self._persistent.drop()
             return reason(error)

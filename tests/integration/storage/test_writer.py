@@ -632,6 +632,30 @@ def test_a_failed_opening_of_a_database_leaves_no_thread(
     assert [thread.name for thread in threading.enumerate() if thread.name == "watch"] == []
 
 
+def test_a_commit_whose_wait_for_a_standby_is_cancelled_is_not_acknowledged(pg_server: PostgresServer) -> None:
+    """No standby has the transaction, so it would be lost with this server."""
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
+    health: list[str | None] = []
+    with pg_server.database() as database:
+        store = Database("postgresql", with_options(database, "-c synchronous_commit=on")).open(health=health.append)
+        assert store.submit(put("k", "before")).result(30)
+        pg_server._admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        pg_server._admin.execute("SELECT pg_reload_conf()")
+        try:
+            eventually(lambda: pg_server._admin.execute("SHOW synchronous_standby_names").fetchone() == ("nobody",))
+            written = store.submit(put("k", "after"))
+            assert eventually(lambda: pg_server._admin.execute(f"SELECT pg_cancel_backend(pid) {waiting}").fetchall())
+            with pytest.raises(StoreUnavailable):
+                written.result(30)
+            assert [bool(one and "canceling wait for synchronous replication" in one) for one in health] == [True]
+        finally:
+            pg_server._admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            pg_server._admin.execute("SELECT pg_reload_conf()")
+        assert meta(store, "k") == "after", "like after a connection that broke during the commit"
+        eventually(lambda: try_to_write(store, put("k", "again")) and health[-1] is None)
+        store.close()
+
+
 def test_postgresqls_error_messages_for_damage_are_recognised() -> None:
     for found in (psycopg.errors.DataCorrupted("invalid page in block 0"), psycopg.errors.IndexCorrupted("x")):
         assert engine.is_damage(OperationalError("SELECT", None, found))
