@@ -113,13 +113,23 @@ def test_a_stop_signal_during_the_reading_of_the_configuration_ends_the_daemon(
     make_daemon: StartDaemon, number: signal.Signals
 ) -> None:
     daemon = make_daemon()
+    ours, theirs = os.openpty()
     daemon.config.unlink()
-    os.mkfifo(daemon.config)
+    daemon.config.symlink_to(os.ttyname(theirs))  # a terminal at which nobody writes, so the daemon waits
     daemon.spawn()
-    with daemon.config.open("w"):  # returns as soon as the daemon opens the pipe to read
-        daemon.signal(number)
-        assert daemon.process is not None
-        assert daemon.process.wait(60) == 0
+    assert daemon.process is not None
+    opened = Path(f"/proc/{daemon.process.pid}/fd")
+
+    def is_read() -> bool:
+        with suppress(FileNotFoundError):  # another file was closed meanwhile
+            return str(daemon.config.readlink()) in {str(file.readlink()) for file in opened.iterdir()}
+        return False
+
+    eventually(is_read)
+    daemon.signal(number)
+    assert daemon.process.wait(60) == 0
+    os.close(theirs)
+    os.close(ours)
     assert [line["event"] for line in daemon.log_lines()] == ["daemon.stopped"]
     assert daemon.errors.read_text() == ""
 

@@ -149,6 +149,11 @@ def _files(path: Path | None, problems: list[ConfigProblem]) -> list[Path]:
 
 def _read(file: Path, content: bytes | None, tree: Tree, problems: list[ConfigProblem]) -> None:
     """Merge one file into the tree, or `content`, if it is about to be written to the file."""
+    if file.is_fifo():
+        # A reload would read it a second time, find nothing, and put the defaults into force.
+        problem = "is a pipe, which can be read only once: save the configuration as a regular file"
+        problems.append(ConfigProblem(str(file), "", problem))
+        return
     try:
         text = decode(file.read_bytes() if content is None else content)
         table = tomllib.loads(text)

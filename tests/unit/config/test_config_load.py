@@ -547,6 +547,20 @@ def test_a_pipe_or_device_is_not_read(tmp_path: Path, create: Callable[[Path], N
         discovery.candidates(main, {})
 
 
+def test_a_pipe_as_the_main_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A reload would read the defaults from it, and refuse every token."""
+    pipe = tmp_path / "t.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError) as refused:
+        load(pipe, {})
+    problem = "is a pipe, which can be read only once: save the configuration as a regular file"
+    assert refused.value.problems == (ConfigProblem(str(pipe), "", problem),)
+
+
+def test_an_empty_device_as_the_main_file_means_the_defaults() -> None:
+    assert load(Path("/dev/null"), {}).settings == load(None, {}).settings
+
+
 # --- series -----------------------------------------------------------------------------------------------------------
 
 SERIES = """[[series]]
