@@ -283,7 +283,8 @@ def change(
     from_here: datetime | None = None,
     if_match: commands.IfMatch = None,
 ) -> ChangeResult:
-    """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it.
+    """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it to
+    the end that the series had.
 
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
     whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
@@ -330,7 +331,7 @@ def _change(
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
         changed = _new(tx, acting.owner, request)
-        changed.follows = series.id
+        changed.follows, changed.definition = series.id, _definition(request, ends)
         is_same = changed.template == series.template
         stored.add(tx, changed)
     _replace(tx, settings, acting, changed, since, rows, is_same=is_same, is_new=changed is not series)

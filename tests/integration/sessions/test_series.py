@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -337,6 +338,42 @@ def test_a_change_does_not_make_a_series_go_on_beyond_its_end(agents: World) -> 
     agents.passes(timedelta(hours=1))
     assert starts(agents, other) == ["01-09 13:00", "01-10 13:00"]
     assert len(agents.all_sessions()) == 3
+
+
+def ends(one: Series) -> str | None:
+    found: str | None = orjson.loads(one.definition)["ends"]
+    return found
+
+
+def test_a_series_that_is_divided_twice_has_no_day_twice(agents: World) -> None:
+    """The second division is the earlier one: what it creates goes on until the first one."""
+    one = create(agents, wanted(horizon=9 * DAY))
+    later = change(agents, one, wanted(start="2030-01-08T14:00", horizon=9 * DAY), since="2030-01-14T00:00")
+    earlier = change(agents, one, wanted(start="2030-01-08T10:00", horizon=9 * DAY), since="2030-01-11T00:00")
+    assert (ends(earlier), ends(later)) == ("2030-01-14T00:00:00", None)
+    agents.passes(DAY)
+    assert starts(agents, one) == ["01-09 08:00", "01-10 08:00"]
+    assert starts(agents, earlier) == ["01-11 09:00", "01-12 09:00", "01-13 09:00"]
+    assert starts(agents, later) == ["01-14 13:00", "01-15 13:00", "01-16 13:00"]
+
+
+@pytest.mark.parametrize("rule", ["FREQ=DAILY", "FREQ=DAILY;COUNT=30", "FREQ=DAILY;UNTIL=20300201"])
+def test_a_change_from_here_on_does_not_revive_what_has_an_end(agents: World, rule: str) -> None:
+    one = create(agents, wanted(horizon=9 * DAY))
+    end(agents, one, since="2030-01-13T00:00")
+    for since in ("2030-01-13T00:00", "2030-01-14T00:00"):
+        with pytest.raises(SeriesEnded):
+            change(agents, one, wanted(rule, "2030-01-08T10:00", horizon=9 * DAY), since=since)
+    added = (parse_local("2030-01-20T09:00"),)
+    other = change(
+        agents, one, wanted(rule, "2030-01-08T10:00", horizon=9 * DAY, added=added), since="2030-01-11T00:00"
+    )
+    assert ends(other) == "2030-01-13T00:00:00"
+    agents.passes(2 * DAY)
+    assert starts(agents, one) == ["01-10 08:00"]
+    assert starts(agents, other) == ["01-11 09:00", "01-12 09:00"]
+    shorter = change(agents, other, wanted("FREQ=DAILY;COUNT=3", "2030-01-09T11:00"), since="2030-01-11T00:00")
+    assert starts(agents, shorter) == ["01-11 10:00"], "the rule's own end stays in force if it is earlier"
 
 
 @pytest.mark.parametrize("label", ["Same", "Another"])
