@@ -113,20 +113,24 @@ def contained(name: str) -> Iterator[None]:
 # --- the stored form --------------------------------------------------------------------------------------------------
 
 
-def _definition(request: CreateSeries, ends: str | None = None) -> str:
+def _definition(request: CreateSeries, ends: str | None = None, begins: str | None = None) -> str:
+    """Return a series as it is stored.
+
+    `ends`: the local time from which on it has no occurrence. `begins`: the one from which on it continues another
+    series; None: it continues none.
+    """
     when = request.recurrence
-    return orjson.dumps(
-        {
-            "rrule": when.rule.text if when.rule else None,
-            "dtstart": local_text(when.start),
-            "timezone": when.zone,
-            "exdates": sorted(when.excluded),
-            "rdates": recurrence.texts(when.added),
-            "horizon": duration_text(request.horizon),
-            "session": dict(request.sent),
-            "ends": ends,
-        }
-    ).decode()
+    definition = {
+        "rrule": when.rule.text if when.rule else None,
+        "dtstart": local_text(when.start),
+        "timezone": when.zone,
+        "exdates": sorted(when.excluded),
+        "rdates": recurrence.texts(when.added),
+        "horizon": duration_text(request.horizon),
+        "session": dict(request.sent),
+        "ends": ends,
+    }
+    return orjson.dumps(definition if begins is None else definition | {"begins": begins}).decode()
 
 
 def _template(request: CreateSession) -> str:
@@ -311,33 +315,49 @@ def _change(
     if_match: commands.IfMatch = None,
 ) -> ChangeResult:
     _check_start(request, tx.now)
-    ends = orjson.loads(series.definition)["ends"]
-    since = _local_now(series, tx.now) if from_here is None else max(from_here, _local_now(series, tx.now))
+    then = orjson.loads(series.definition)
+    ends, begins = then["ends"], then.get("begins")
+    if from_here is not None:
+        begins = max(begins or "", local_text(from_here))
+    since = _local_now(series, tx.now)
+    if begins is not None:
+        since = max(since, recurrence.parse_local(begins))
     if from_here is not None and ends is not None and local_text(since) >= ends:
         # The caller may repeat a request whose answer was lost. It gets the series that the first one created.
-        follower = stored.find_follower(tx, series.agent_id, series.id)
-        if follower is None or follower.definition != _definition(request):
-            raise SeriesEnded
-        return ChangeResult(follower, replayed=True)
+        return ChangeResult(_follower(tx, series, _definition(request, begins=begins)), replayed=True)
     _check_version(series, if_match)
     made = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
     rows = [row for row in made if row.given > tx.now]  # when clocks change, a later local time may be past
     if from_here is None:
         is_same = series.template == _template(request.session)
-        series.definition, series.template = _definition(request, ends), _template(request.session)
+        series.definition, series.template = _definition(request, ends, begins), _template(request.session)
         changed = series
     else:
         _check_number(tx, series.agent_id)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
         changed = _new(tx, acting.owner, request)
-        changed.follows, changed.definition = series.id, _definition(request, ends)
+        changed.follows, changed.definition = series.id, _definition(request, ends, begins)
         is_same = changed.template == series.template
         stored.add(tx, changed)
     _replace(tx, settings, acting, changed, since, rows, is_same=is_same, is_new=changed is not series)
     changed.updated_at, changed.version = tx.now, changed.version + (changed is series)
     stored.change(tx, changed)
     return ChangeResult(changed)
+
+
+def _follower(view: View, series: Series, definition: str) -> Series:
+    """Return the series that an equal request created to continue another one. Raises `SeriesEnded` if there is none.
+
+    `definition`: that of the request, without an end. The end of the series may have been set since.
+    """
+    asked = orjson.loads(definition)
+    for one in stored.followers(view, series.agent_id, series.id):
+        then = orjson.loads(one.definition)
+        then.setdefault("begins", asked["begins"])  # those of earlier versions have none
+        if then | {"ends": None} == asked:
+            return one
+    raise SeriesEnded
 
 
 def _check_version(series: Series, if_match: commands.IfMatch) -> None:

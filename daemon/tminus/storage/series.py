@@ -1,6 +1,6 @@
 """Series of sessions, and the session of each occurrence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -34,7 +34,17 @@ _PAGE_OF = (
 )
 _OF_CONFIGURATION = select(SERIES).where(_R.entry.is_not(None), _R.ended_at.is_(None)).order_by(_R.entry)
 _OF_ENTRY = select(SERIES).where(_R.entry == bindparam("entry"), _R.entry.is_not(None), _R.ended_at.is_(None))
-_FOLLOWER = select(SERIES).where(_R.agent_id == bindparam("agent_id"), _R.follows == bindparam("id")).limit(1)
+_FOLLOWER = (
+    select(SERIES)
+    .where(
+        _R.agent_id == bindparam("agent_id"),
+        _R.follows == bindparam("followed"),
+        _R.ended_at.is_(None),
+        _R.id > bindparam("after"),
+    )
+    .order_by(_R.id)
+    .limit(1)
+)
 _NAME = (
     update(SESSIONS)
     .where(_S.id == bindparam("session"))
@@ -97,9 +107,15 @@ def find_by_entry(view: View, entry: str) -> Series | None:
     return view.one(Series, _OF_ENTRY, entry=entry)
 
 
-def find_follower(view: View, agent_id: int, series_id: str) -> Series | None:
-    """Return a series that continues another one of an agent; None if there is none."""
-    return view.one(Series, _FOLLOWER, agent_id=agent_id, id=series_id)
+def followers(view: View, agent_id: int, series_id: str) -> Iterator[Series]:
+    """Yield the series that continue another one of an agent and have not ended, in the order of their ids.
+
+    Each is read alone, since it can be large.
+    """
+    after = ""
+    while (found := view.one(Series, _FOLLOWER, agent_id=agent_id, followed=series_id, after=after)) is not None:
+        yield found
+        after = found.id
 
 
 def listed(

@@ -357,6 +357,48 @@ def test_a_series_that_is_divided_twice_has_no_day_twice(agents: World) -> None:
     assert starts(agents, later) == ["01-14 13:00", "01-15 13:00", "01-16 13:00"]
 
 
+def test_each_division_of_a_series_that_is_sent_again_returns_what_it_created(agents: World) -> None:
+    """Also if both have the same contents, and if what was created has been divided or got an end since."""
+    one, request = create(agents, wanted(horizon=9 * DAY)), wanted(start="2030-01-08T14:00", horizon=9 * DAY)
+    days = [f"2030-01-{day}T00:00" for day in (15, 14, 13, 12, 11, 10)]
+    found = {day: change(agents, one, request, since=day).id for day in days}
+    assert len(set(found.values())) == len(days)
+    for day in days:
+        assert change(agents, one, request, since=day).id == found[day]
+    first = agents.store.read(lambda view: stored.find(view, found[days[0]]))
+    assert first is not None
+    end(agents, first, since="2030-01-16T00:00")
+    assert change(agents, one, request, since=days[0]).id == first.id
+    with pytest.raises(SeriesEnded):
+        change(agents, one, request, since="2030-01-12T12:00")
+    end(agents, first)
+    with pytest.raises(SeriesEnded):
+        change(agents, one, request, since=days[0])
+
+
+def test_a_series_of_an_earlier_version_that_continues_another_one_is_found_again(agents: World) -> None:
+    one, request = create(agents, wanted()), wanted(start="2030-01-08T14:00")
+    other = change(agents, one, request, since="2030-01-09T00:00")
+    then = {name: value for name, value in orjson.loads(other.definition).items() if name != "begins"}
+    other.definition = orjson.dumps(then).decode()
+    agents.run(lambda tx: stored.change(tx, other))
+    assert change(agents, one, request, since="2030-01-09T00:00").id == other.id
+    assert starts(agents, change(agents, other, wanted(), since="2030-01-10T00:00")) == ["01-10 08:00"]
+
+
+def test_a_series_that_continues_another_one_gets_no_session_before_its_beginning(agents: World) -> None:
+    one = create(agents, wanted())
+    other = change(agents, one, wanted(start="2030-01-08T14:00"), since="2030-01-10T00:00")
+    change(agents, other, wanted(start="2030-01-08T15:00"))
+    assert (starts(agents, one), starts(agents, other)) == (["01-08 08:00", "01-09 08:00"], ["01-10 14:00"])
+    request = wanted(start="2030-01-08T16:00")
+    third = change(agents, other, request, since="2030-01-08T00:00")
+    assert change(agents, other, request, since="2030-01-08T00:00").id == third.id
+    agents.passes(hours=1)
+    assert starts(agents, one) == ["01-08 08:00", "01-09 08:00"]
+    assert (starts(agents, other), starts(agents, third)) == ([], ["01-10 15:00"])
+
+
 @pytest.mark.parametrize("rule", ["FREQ=DAILY", "FREQ=DAILY;COUNT=30", "FREQ=DAILY;UNTIL=20300201"])
 def test_a_change_from_here_on_does_not_revive_what_has_an_end(agents: World, rule: str) -> None:
     one = create(agents, wanted(horizon=9 * DAY))

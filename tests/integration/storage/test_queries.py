@@ -290,7 +290,7 @@ QUERIES: dict[str, Job] = {
     "series.listed of all": lambda tx: series.listed(tx, None, "", 100),
     "series.of_configuration": series.of_configuration,
     "series.find_by_entry": lambda tx: series.find_by_entry(tx, "weekly"),
-    "series.find_follower": lambda tx: series.find_follower(tx, 8, "r1"),
+    "series.followers": lambda tx: list(series.followers(tx, 8, "r1")),
     "series.count": lambda tx: series.count(tx, 7, 1000),
     "series.made": lambda tx: series.made(tx, "r1", "", 100),
     "series.add": lambda tx: series.add(tx, SERIES),
