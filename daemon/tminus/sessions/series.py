@@ -473,7 +473,7 @@ def _replace(
     before = {row.session_id: row.local_start for row in rows}
     renamed = (one for one in kept if one.session_id in before)
     stored.name_in_sessions(tx, [one for one in renamed if is_new or before[one.session_id] != one.local_start])
-    series.made_through = local_text(max(until, since))
+    series.made_through = local_text(max(until, since - timedelta(seconds=1)))
     _set_next(tx, settings, series)
 
 

@@ -399,6 +399,15 @@ def test_a_series_that_continues_another_one_gets_no_session_before_its_beginnin
     assert (starts(agents, other), starts(agents, third)) == ([], ["01-10 15:00"])
 
 
+def test_a_change_from_a_start_on_that_is_beyond_the_horizon_makes_the_session_of_this_start(agents: World) -> None:
+    one = create(agents, wanted())
+    other = change(agents, one, wanted(label="New"), since="2030-01-14T09:00")
+    for _ in range(6):
+        agents.passes(DAY)
+    assert [*made(agents, one)][-1] == "2030-01-13T09:00:00"
+    assert next(iter(made(agents, other))) == "2030-01-14T09:00:00"
+
+
 @pytest.mark.parametrize("rule", ["FREQ=DAILY", "FREQ=DAILY;COUNT=30", "FREQ=DAILY;UNTIL=20300201"])
 def test_a_change_from_here_on_does_not_revive_what_has_an_end(agents: World, rule: str) -> None:
     one = create(agents, wanted(horizon=9 * DAY))
