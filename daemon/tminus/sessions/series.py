@@ -168,7 +168,7 @@ class _Plan:
             start=recurrence.parse_local(self.definition["dtstart"]),
             zone=self.definition["timezone"],
             rule=None if text is None else recurrence.parse_stored_rule(text),
-            excluded=frozenset(self.definition["exdates"]),
+            excluded=frozenset(self.definition["exdates"] + self.definition.get("kept", [])),
             added=tuple(map(recurrence.parse_local, self.definition["rdates"])),
         )
         self.horizon = parse_duration(self.definition["horizon"])
@@ -239,7 +239,7 @@ def create(
             raise KeyReused(earlier.id, series=True)
         return ChangeResult(earlier, replayed=True)
     _check_number(tx, caller.agent_id)
-    series = _new(tx, caller, request)
+    series = _new(tx, caller.agent_id, _stored_caller(caller), request)
     if keyed is not None:
         series.idempotency_key, series.body_sha256 = keyed.key, keyed.body_sha256
     series.made_through = local_text(_local_now(series, tx.now))
@@ -262,13 +262,19 @@ def _check_start(request: CreateSeries, now: datetime) -> None:
         raise InvalidRequest([FieldError("dtstart", "must not be more than ten years ago")])
 
 
-def _new(tx: Transaction, caller: Caller, request: CreateSeries) -> Series:
-    [series_id] = ids.base62_texts(12)
+def _stored_caller(caller: Caller) -> str:
+    """Return an agent in the form of `Series.caller`."""
     acts = {"name": caller.name, "external_id": caller.external_id, "roles": sorted(caller.roles)}
+    return orjson.dumps(acts).decode()
+
+
+def _new(tx: Transaction, agent_id: int, acts: str, request: CreateSeries) -> Series:
+    """Return a new series of an agent. `acts`: the agent in the form of `Series.caller`."""
+    [series_id] = ids.base62_texts(12)
     return Series(
         id=series_id,
-        agent_id=caller.agent_id,
-        caller=orjson.dumps(acts).decode(),
+        agent_id=agent_id,
+        caller=acts,
         definition=_definition(request),
         template=_template(request.session),
         made_through="",
@@ -293,6 +299,9 @@ def change(
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
     whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
 
+    Whoever changes a series, it and its sessions belong to its agent. If that one may not act any more, the scheduler
+    makes the sessions that are missing, as soon as it can.
+
     Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, `StaleSeries`, `TooManySeries`, and what
     `commands.create` raises.
     """
@@ -301,7 +310,9 @@ def change(
         raise SeriesEnded
     if series.entry is not None:
         raise SeriesConfigured(series.entry)
-    owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series) or caller
+    owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series)
+    if owner is not None and not owner.has(Role.AGENT):
+        owner = None
     return _change(tx, settings, _Acting(caller, owner), series, request, from_here, if_match)
 
 
@@ -336,7 +347,8 @@ def _change(
         _check_number(tx, series.agent_id)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
-        changed = _new(tx, acting.owner, request)
+        acts = series.caller if acting.owner is None else _stored_caller(acting.owner)
+        changed = _new(tx, series.agent_id, acts, request)
         changed.follows, changed.definition = series.id, _definition(request, ends, begins)
         is_same = changed.template == series.template
         stored.add(tx, changed)
@@ -354,6 +366,7 @@ def _follower(view: View, series: Series, definition: str) -> Series:
     asked = orjson.loads(definition)
     for one in stored.followers(view, series.agent_id, series.id):
         then = orjson.loads(one.definition)
+        then.pop("kept", None)
         then.setdefault("begins", asked["begins"])  # those of earlier versions have none
         if then | {"ends": None} == asked:
             return one
@@ -414,10 +427,10 @@ def _end_at(tx: Transaction, series: Series, ends: datetime) -> None:
 
 
 class _Acting(NamedTuple):
-    """Who changes a series, and the agent whose sessions they are."""
+    """Who changes a series, and the agent whose sessions they are; None if that one may have no new sessions now."""
 
     caller: Caller
-    owner: Caller
+    owner: Caller | None
 
 
 def _replace(
@@ -467,7 +480,8 @@ def _replace(
             kept.append(_occurrence(series, local_text(local), row.session_id, given))
     for session_id, start in _in_free_order(moves):
         commands.reschedule(tx, settings, acting.caller, session_id, start)
-    kept += [_make_one(tx, settings, acting.owner, series, one, plan.instant(one)) for one in new]
+    owner = acting.owner
+    kept += [] if owner is None else [_make_one(tx, settings, owner, series, one, plan.instant(one)) for one in new]
     stored.remove_occurrences(tx, series.id, local_text(since))
     stored.add_occurrences(tx, list({one.local_start: one for one in reversed(kept)}.values()))
     before = {row.session_id: row.local_start for row in rows}
@@ -475,6 +489,20 @@ def _replace(
     stored.name_in_sessions(tx, [one for one in renamed if is_new or before[one.session_id] != one.local_start])
     series.made_through = local_text(max(until, since - timedelta(seconds=1)))
     _set_next(tx, settings, series)
+    if owner is None and new:
+        _leave_to_scheduler(tx, series, new, kept)
+
+
+def _leave_to_scheduler(tx: Transaction, series: Series, new: Iterable[datetime], kept: Iterable[Occurrence]) -> None:
+    """Let the scheduler make the first missing occurrences and all following ones, as soon as the agent may act again.
+
+    It makes them in order, so the series stores which of the following ones have sessions already.
+    """
+    series.made_through = local_text(min(new) - timedelta(seconds=1))
+    series.next_at = tx.now
+    present = sorted(one.local_start for one in kept if one.local_start > series.made_through)
+    if present:
+        series.definition = orjson.dumps(orjson.loads(series.definition) | {"kept": present}).decode()
 
 
 def _in_free_order(moves: Iterable[tuple[str, datetime, datetime]]) -> list[tuple[str, datetime]]:
@@ -545,7 +573,7 @@ def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str 
         return series.id
     if series is not None:
         remove_entry(tx, settings, entry.name)
-    series = _new(tx, owner, request)
+    series = _new(tx, owner.agent_id, _stored_caller(owner), request)
     series.entry = entry.name
     series.made_through = local_text(_local_now(series, tx.now))
     stored.add(tx, series)

@@ -1,6 +1,6 @@
 """Series: sessions are created ahead of time, at the local time of the series, and change with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -34,6 +34,7 @@ from tminus.scheduler import sources
 from tminus.sessions import commands, series
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import Transaction
+from tminus.storage import agents as known_agents
 from tminus.storage import series as stored
 from tminus.storage.tables import SERIES
 
@@ -521,6 +522,76 @@ def test_no_sessions_are_made_for_an_agent_who_is_gone_until_there_is_one_again(
     agents.settings = configured
     agents.passes(series.RETRY)
     assert len(made(agents, one)) == 5
+
+
+@pytest.fixture(params=["shut out", "removed", "another role"])
+def may_act(request: pytest.FixtureRequest, agents: World) -> Callable[[bool], None]:
+    """Sets whether the agent of the series may act."""
+    configured = agents.settings
+    visitor = Agent(id=AGENT.agent_id, name="Ada", roles=frozenset({Role.MONITOR}))
+
+    def set_whether(allowed: bool) -> None:
+        if request.param == "shut out":
+            command = known_agents.readmit if allowed else known_agents.shut_out
+            agents.run(lambda tx: command(tx, AGENT.agent_id))
+        else:
+            others = () if request.param == "removed" else (visitor,)
+            agents.settings = configured if allowed else configured.model_copy(update={"agents": others})
+
+    return set_whether
+
+
+@pytest.mark.parametrize("since", [None, "2030-01-09T00:00"])
+def test_what_an_admin_changes_stays_with_an_agent_who_may_not_act(
+    agents: World, may_act: Callable[[bool], None], lines: list[tuple[str, dict[str, Any]]], since: str | None
+) -> None:
+    """No session is made meanwhile. Later all are, but for the days of those that were moved or cancelled alone."""
+    one = create(agents, wanted(horizon=6 * DAY))
+    _, _, moved, cancelled, _, _ = made(agents, one).values()
+    agents.reschedule(moved, moved.start_time + 3 * HOUR)  # type: ignore[operator,arg-type]
+    agents.close(cancelled)
+    may_act(False)
+    request = wanted(label="New", start="2030-01-08T10:00", horizon=6 * DAY)
+    changed = change(agents, one, request, by=GROUP_ADMIN, since=since)
+    for _ in range(2):
+        agents.advance()
+    assert changed.agent_id == AGENT.agent_id
+    assert starts(agents, changed) == ["01-10 11:00"]
+    assert len(agents.all_sessions()) == 6
+    assert [fields["series"] for name, fields in lines if name == "series.failed"] == [changed.id]
+    if since is not None:
+        assert change(agents, one, request, by=GROUP_ADMIN, since=since).id == changed.id
+
+    may_act(True)
+    agents.passes(series.RETRY)
+    days = ["01-09 09:00", "01-10 11:00", "01-12 09:00", "01-13 09:00"]
+    assert starts(agents, changed) == (["01-08 09:00", *days] if since is None else days)
+    assert {session.agent_id for session in agents.all_sessions().values()} == {AGENT.agent_id}
+    assert [session.label for session in made(agents, changed).values()].count("New") == len(days) - (since is not None)
+    agents.passes(DAY + 6 * HOUR)
+    assert starts(agents, changed)[-1] == "01-14 09:00"
+    again = change(agents, changed, wanted(label="Newer", start="2030-01-08T11:00"))
+    assert starts(agents, again)[:3] == ["01-09 10:00", "01-10 11:00", "01-12 10:00"]
+    assert not end(agents, again).next_at
+    assert not starts(agents, again)
+
+
+def test_an_admin_moves_and_cancels_the_sessions_of_an_agent_who_may_not_act(
+    agents: World, may_act: Callable[[bool], None], lines: list[tuple[str, dict[str, Any]]]
+) -> None:
+    one = create(agents, wanted())
+    before = [session.id for session in made(agents, one).values()]
+    may_act(False)
+    change(agents, one, wanted(start="2030-01-09T10:00"), by=GROUP_ADMIN)
+    assert starts(agents, one) == ["01-09 09:00", "01-10 09:00"]
+    assert [session.id for session in made(agents, one).values()] == before[1:]
+    agents.advance()
+    assert not lines, "there is nothing to make yet"
+    change(agents, one, wanted(start="2030-01-08T10:00"), by=GROUP_ADMIN)
+    may_act(True)
+    agents.advance()
+    assert starts(agents, one) == ["01-08 09:00", "01-09 09:00", "01-10 09:00"]
+    assert [session.agent_id for session in agents.all_sessions().values()] == [AGENT.agent_id] * 4
 
 
 def test_a_series_whose_time_zone_is_gone_holds_up_no_other_deadline(
