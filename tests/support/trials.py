@@ -23,7 +23,7 @@ from sqlalchemy import delete, func, select, update
 
 from tests.support import kills
 from tests.support.clocks import NOW
-from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, caller, order, put, session, settings
+from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MINUTE, ROOM, caller, order, put, session, settings
 from tests.support.receivers import SECRET
 from tminus import clock, config
 from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents, routes_calendars
@@ -403,9 +403,11 @@ def _of_label(view: View, label: str) -> str:
     return found
 
 
-def _change_series(store: Store, label: str, *, since: datetime | None = None) -> None:
+def _change_series(
+    store: Store, label: str, *, since: datetime | None = None, by: Caller = SERIES_OWNER, hour: int = 10
+) -> None:
     store.submit(
-        lambda tx: series.change(tx, SETTINGS, SERIES_OWNER, _of_label(tx, label), _series_order(label, 10), since)
+        lambda tx: series.change(tx, SETTINGS, by, _of_label(tx, label), _series_order(label, hour), since)
     ).result(30)
 
 
@@ -458,6 +460,14 @@ def _make_occurrences(store: Store, _label: str) -> None:
     store.submit(partial(source.recompute_deadlines, timeouts=timeouts, after="", limit=1)).result(30)
     while store.submit(partial(source.do_due, timeouts=timeouts, limit=1)).result(30):
         pass
+
+
+def _postpone_series(store: Store, label: str) -> None:
+    store.submit(lambda tx: series.postpone(tx, series.SeriesDefect(_of_label(tx, label)))).result(30)
+
+
+def _next_tries(view: View, label: str) -> State:
+    return [row.next_at for row in view.rows(select(SERIES.c.next_at).where(SERIES.c.idempotency_key == label))]
 
 
 def _series_left(view: View, label: str) -> State:
@@ -1194,10 +1204,14 @@ TRIALS: Mapping[str, Trial] = {
         _series_left,
         twice_is_once=False,
     ),
+    "series-of-absent-agent": Trial(
+        partial(_change_series, by=GROUP_ADMIN), _prepare_series, _series_left, twice_is_once=False
+    ),
     "series-end": Trial(_end_series, _prepare_series, _series_left),
     "series-configure": Trial(partial(_configure_series, hour=9), _no_series, _configured_left),
     "series-configure-again": Trial(partial(_configure_series, hour=10), _prepare_entry, _configured_left),
     "series-remove-entry": Trial(_remove_entry, _prepare_entry, _configured_left),
+    "series-postpone": Trial(_postpone_series, _prepare_series, _next_tries, later=DAY),
     "series-make": Trial(_make_occurrences, _prepare_series, _series_left, commits=2, later=DAY),
     "retention": Trial(_retention, _old, _rows_left, commits=7, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
