@@ -27,6 +27,8 @@ class Due:
     """Whether new events make no difference: the endpoint is paused, or waits to retry."""
     skipped_through: int = 0
     """No new event up to this number matches."""
+    batch_is_gone: bool = False
+    """Whether the batch that failed no longer exists: retention has removed it, or the filter has changed."""
 
 
 def find_due(view: View, subscription: Subscription, *, skipped_through: int, was_replay: bool) -> Due | None:
@@ -51,7 +53,7 @@ def find_due(view: View, subscription: Subscription, *, skipped_through: int, wa
         if not replay_is_due:
             waits.append(delay)
     new = _due_events(view, subscription, state, now, waits, skipped_through)
-    if replay is None or not replay_is_due or new.page.events:
+    if replay is None or not replay_is_due or new.page.events or new.batch_is_gone:
         return new
     return _due_replay(view, subscription, state, replay, new.page.through)
 
@@ -69,14 +71,13 @@ def _due_events(
 ) -> Due:
     if state.paused_at is None:
         delay = _seconds_until(state.retry_at, now)
-        if delay == 0:
-            after = max(state.cursor, skipped_through)
+        if delay == 0 or state.batch_until is not None:
             matching = replace(subscription.events, until=state.batch_until)
-            page = view.page(after, subscription.batch, matching)
+            page = view.page(max(state.cursor, skipped_through), 1 if delay else subscription.batch, matching)
             if state.batch_until is not None and not (page.events or page.more):
-                # The batch that failed is gone: retention has removed it, or the filter has changed.
-                page = view.page(after, subscription.batch, subscription.events)
-            return Due(state, None, page, min(waits))
+                return Due(state, None, Page([], state.cursor), 0, batch_is_gone=True)
+            if delay == 0:
+                return Due(state, None, page, min(waits))
         waits.append(delay)
     return Due(state, None, Page([], state.cursor), min(waits), blocked=True)
 

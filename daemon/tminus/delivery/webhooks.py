@@ -66,6 +66,8 @@ class _Inputs:
     configuration: object
     secrets: tuple[str, ...] = field(repr=False)
     trust: Trust | None
+    url: str = field(repr=False)
+    """The receiver. If this changes, the failures of the old one say nothing about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class Webhooks:
     def stop(self) -> None:
         """Stop all workers; return when the requests in flight are recorded or cancelled."""
         if self._thread.is_alive():
-            self._call(self._apply([])).result()
+            self._call(self._end(list(self._workers))).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._threads.shutdown()
@@ -203,12 +205,11 @@ class Webhooks:
         subscribed = sender.subscription(settings)
         scheme = "smtps" if mail.security == "tls" else "smtp"
         host = f"[{mail.host}]" if ":" in mail.host else mail.host
-        endpoint = ConfiguredEndpoint(
-            subscribed, f"{scheme}://{host}:{mail.server_port}", tuple(sorted(sender.TYPES)), (), mails.reopen
-        )
+        url = f"{scheme}://{host}:{mail.server_port}"
+        endpoint = ConfiguredEndpoint(subscribed, url, tuple(sorted(sender.TYPES)), (), mails.reopen)
         return _Wanted(
             endpoint,
-            _Inputs(used, secrets, trust),
+            _Inputs(used, secrets, trust, url),
             lambda: sender.MailSender(
                 self._store, self._threads, settings, access, words, self._on_mail, self._first_delay
             ),
@@ -221,7 +222,7 @@ class Webhooks:
             client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
             return WebhookSender(webhook, secrets, client, self._store.database_id, lambda: self._names)
 
-        return _Wanted(configured(webhook), _Inputs(webhook, secrets, trust), sender)
+        return _Wanted(configured(webhook), _Inputs(webhook, secrets, trust, webhook.url), sender)
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class Webhooks:
     async def resume(self, name: str, **by: str | None) -> None:
         """Continue to send to an endpoint at its cursor, at once. Raises `UnknownWebhook`. `by`: as for `pause`."""
         self._named(name)
-        healthy = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
+        healthy = {**outbox.NO_FAILURE, "paused_at": None, "pause_reason": None}
         if await self._store.transact(lambda tx: _resume(tx, name, healthy)):
             log("webhook.resumed", endpoint=name, **by)
         self._notifiers[name].notify()
@@ -330,13 +331,17 @@ class Webhooks:
         }
         # Create the new workers first: if that fails, the running ones continue.
         new = [(one.inputs, self._worker(one)) for one in wanted if one.endpoint.name not in unchanged]
-        old_secrets = {name: running.inputs.secrets for name, running in self._workers.items()}
+        old = {name: running.inputs for name, running in self._workers.items()}
         await self._end([name for name in self._workers if name not in unchanged])
+        names = {one.endpoint.name for one in wanted}
+        moved = {one.endpoint.name for one in wanted if old.get(one.endpoint.name, one.inputs).url != one.inputs.url}
+        with suppress(RequestError):  # the database is unreachable; then the failures stay as they are
+            await asyncio.wrap_future(self._store.submit(lambda tx: outbox.forget_failures(tx, moved, names)))
         for start in range(0, len(new), REGISTER_BATCH):
             await asyncio.gather(*(_register(worker) for _, worker in new[start : start + REGISTER_BATCH]))
         for inputs, worker in new:
             self._workers[worker.name] = _Running(worker, inputs, asyncio.create_task(worker.run()))
-            if old_secrets.get(worker.name, inputs.secrets) != inputs.secrets:
+            if old.get(worker.name, inputs).secrets != inputs.secrets:
                 # `config.changed` does not report a new secret in the same file, since no setting has changed.
                 log("webhook.secret", endpoint=worker.name)
 

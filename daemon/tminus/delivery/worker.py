@@ -152,11 +152,7 @@ class DeliveryWorker:
         was_blocked, self.blocked = self.blocked, due.blocked
         self._was_replay = due.replay is not None
         self._skipped_through = max(self._skipped_through, due.skipped_through)
-        if due.replay is not None:
-            await self._replay(due.replay, due.page)
-            return 0
-        if due.page.events:
-            await self._deliver(due.state, due.page)
+        if await self._send(due):
             return 0
         if self._catching_up is not None and not (due.page.more or due.blocked):
             (since, events), self._catching_up = self._catching_up, None
@@ -171,6 +167,19 @@ class DeliveryWorker:
             return 0
         # While it was blocked, commits did not notify it, so there may be new events already.
         return 0 if was_blocked and not due.blocked else due.wait
+
+    async def _send(self, due: Due) -> bool:
+        """Send what is due; return False if nothing is."""
+        if due.replay is not None:
+            await self._replay(due.replay, due.page)
+        elif due.batch_is_gone:  # so the next attempt, with other events, is a first one
+            anew = {**outbox.NO_FAILURE, "batch_until": None}
+            await self._write(lambda tx: outbox.update_endpoint(tx, self.name, due.state.cursor, **anew))
+        elif due.page.events:
+            await self._deliver(due.state, due.page)
+        else:
+            return False
+        return True
 
     async def register(self) -> None:
         """Add the endpoint to the database with its first cursor, if it is not there yet."""
@@ -198,8 +207,8 @@ class DeliveryWorker:
         def record(tx: Transaction) -> dict[str, Any]:
             if outcome.ok:
                 changes: dict[str, Any] = {
-                    "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None,
-                    "retry_at": None, "last_error": None, "delivered_at": delivery.at,
+                    **outbox.NO_FAILURE, "cursor": page.through, "batch_until": None, "last_error": None,
+                    "delivered_at": delivery.at,
                 }  # fmt: skip
             elif outcome.cancelled:
                 changes = {**same_batch, "retry_at": None}
@@ -236,7 +245,7 @@ class DeliveryWorker:
             return
         sent = await self._sender.send(DeliveryKind.REPLAY, page)
         outcome, delivery, page = sent.outcome, sent.attempt, sent.page
-        changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
+        changes: dict[str, Any] = {**outbox.NO_FAILURE, "cursor": page.through}
         ends = False
         if outcome.cancelled:
             changes = {"retry_at": None}

@@ -1,19 +1,22 @@
 """The tables of endpoints (webhooks and mail): the position, the replays, the backlog and the delivery log of each."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, bindparam, delete, false, func, insert, literal, select, update
+from sqlalchemy import BigInteger, Select, bindparam, delete, false, func, insert, literal, or_, select, update
 
 from tminus import clock
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, conditions, parameters_of
+
+NO_FAILURE: dict[str, Any] = {"failures": 0, "failing_since": None, "retry_at": None}
+"""The fields of an endpoint or a replay whose last attempt did not fail, or failed for something else."""
 
 MAX_COUNT = 100_000
 """The number at which counting a backlog ends."""
@@ -229,6 +232,23 @@ def update_endpoint(tx: Transaction, name: str, seen: int | None = None, **value
     """
     unchanged = () if seen is None else (_N.cursor == seen,)
     tx.execute(update(ENDPOINTS).where(_N.name == name, *unchanged).values(values))
+
+
+def forget_failures(tx: Transaction, moved: Collection[str], configured: Collection[str]) -> None:
+    """Let the failures of endpoints and of their replays begin anew where they no longer say anything.
+
+    These are the endpoints that have `moved` to another receiver, and those that are not `configured`: if one is added
+    again, it may be another. A paused endpoint stays as it is, until an operator resumes it.
+    """
+    failing = select(_N.name).where(_N.paused_at.is_(None), or_(_N.failures > 0, _N.last_error.is_not(None)))
+    repeating = select(_R.endpoint).where(_R.failures > 0).distinct()
+    for table, column, query, changes in (
+        (ENDPOINTS, _N.name, failing, {**NO_FAILURE, "last_error": None}),
+        (REPLAYS, _R.endpoint, repeating, NO_FAILURE),
+    ):
+        for name in tx.execute(query).scalars().all():
+            if name in moved or name not in configured:
+                tx.execute(update(table).where(column == name).values(changes))
 
 
 def add_replay(tx: Transaction, replay: Replay) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.receivers import OTHER_SECRET, SECRET, Handler, Receiver, flood, hang_up, status, trickle
 from tests.support.waiting import eventually
@@ -524,6 +525,110 @@ def test_a_reload_adds_changes_and_removes_endpoints_and_a_readded_one_continues
         assert len(receiver.seqs) == 2
         sender.apply(desk(receiver))
         eventually(lambda: receiver.seqs == sender.seqs())
+
+
+BUSY = status(503, Retry_After="3600")
+
+
+def fail_once(sender: Sender, receiver: Receiver, **more: Any) -> Session:
+    """Let the first request to `desk` fail, so that the next one is due in an hour; return the session."""
+    receiver.answers = [BUSY]
+    sender.apply(desk(receiver, **more))
+    [session] = sender.make()
+    eventually(lambda: sender.status().state.retry_at)
+    return session
+
+
+def failure(sender: Sender) -> tuple[int, datetime | None, datetime | None]:
+    state = sender.status().state
+    return state.failures, state.failing_since, state.retry_at
+
+
+@pytest.mark.parametrize("removed_by", ["filter", "retention"])
+def test_the_failure_of_a_batch_that_is_gone_does_not_count(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, removed_by: str
+) -> None:
+    monkeypatch.setattr(due, "POLL_INTERVAL", 0.05)
+    session = fail_once(sender, receiver, give_up_after="2h")
+    others = sender.make()
+    if removed_by == "retention":
+        sender.world.run(lambda tx: tx.execute(delete(EVENTS).where(EVENTS.c.session_id == session.id)))
+    else:
+        sender.apply(desk(receiver, give_up_after="2h", events=["session.closed"]))
+        eventually(lambda: failure(sender) == (0, None, None))
+        sender.world.close(others[0])
+    eventually(lambda: len(receiver.requests) == 2 and failure(sender) == (0, None, None))
+    assert receiver.requests[1].seqs == [sender.seqs()[-1]]
+
+
+def test_attempts_for_other_events_do_not_pause_an_endpoint(sender: Sender, receiver: Receiver) -> None:
+    session = fail_once(sender, receiver, give_up_after="300ms")
+    sender.apply(desk(receiver, give_up_after="300ms", events=["session.closed"]))
+    time.sleep(0.5)  # longer than it is tried
+    receiver.answers = [status(500)]
+    sender.world.close(session)
+    eventually(lambda: receiver.seqs == sender.seqs() + sender.seqs()[-1:])
+    assert sender.status().state.pause_reason is None
+
+
+@pytest.mark.parametrize("by_restart", [False, True])
+def test_an_endpoint_that_is_added_again_has_not_failed_yet(
+    sender: Sender, receiver: Receiver, tmp_path: Path, by_restart: bool
+) -> None:
+    fail_once(sender, receiver)
+    if by_restart:
+        sender.webhooks.stop()
+        sender.webhooks = Webhooks(sender.world.store, tmp_path, first_delay=SOON)
+        sender.webhooks.start()
+    sender.apply({"name": "other", "url": receiver.url})
+    assert len(receiver.requests) == 1
+    receiver.answers = [status(500)]
+    sender.apply(desk(receiver))
+    eventually(lambda: receiver.seqs == [1, 1, 1])
+    eventually(lambda: failure(sender) == (0, None, None))
+
+
+def test_another_url_does_not_wait_for_the_old_one(sender: Sender, receiver: Receiver) -> None:
+    fail_once(sender, receiver)
+    receiver.answers = [BUSY]
+    sender.run(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: len(receiver.requests) == 2)
+    with Receiver() as second:
+        second.answers = [hang_up]
+        sender.apply(desk(second))
+        eventually(lambda: len(second.requests) == 1)
+        eventually(lambda: (sender.status().state.failures, sender.status().replays) == (0, 0))
+        assert second.seqs == [1, 1, 1], "the event, its replay, and once more what failed"
+    assert [row.error for row in sender.deliveries(failed=True)][:2] == ["answered 503"] * 2
+
+
+def test_a_restart_or_another_setting_keeps_a_failure(sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
+    fail_once(sender, receiver)
+    before = failure(sender)
+    sender.webhooks.stop()
+    assert sender.world.store.read(lambda view: outbox.endpoint(view, "desk")).failures == 1  # type: ignore[union-attr]
+    sender.webhooks = Webhooks(sender.world.store, tmp_path, first_delay=SOON)
+    sender.webhooks.start()
+    sender.apply(desk(receiver))
+    sender.apply(desk(receiver, batch=1, timeout="5s"))
+    assert failure(sender) == before
+    assert sender.status().state.last_error == "answered 503"
+    assert len(receiver.requests) == 1
+
+
+def test_a_paused_endpoint_stays_paused_when_it_moves_or_is_added_again(sender: Sender, receiver: Receiver) -> None:
+    receiver.answers = [status(410)]
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: sender.status().state.pause_reason is PauseReason.GONE)
+    before = sender.status().state
+    sender.apply()
+    with Receiver() as second:
+        sender.apply(desk(receiver))
+        sender.apply(desk(second, events=["session.closed"]))
+        sender.make()
+        assert sender.status().state == before
+        assert not second.requests
 
 
 @ON_SQLITE
