@@ -59,8 +59,8 @@ class Mail:
 class MailServer:
     """A context manager. `mails` has all mails that arrived, `accepted` those that the server accepted.
 
-    `recipients` has the responses to `RCPT`, by address. `senders` and `texts` are the responses to `MAIL` and to the
-    texts of mails, in order; the last one is repeated.
+    `recipients` has the responses to `RCPT`, and `data` those to the command `DATA`, by address. `senders` and `texts`
+    are the responses to `MAIL` and to the texts of mails, in order; the last one is repeated.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class MailServer:
     ) -> None:
         self.mails: list[Mail] = []
         self.recipients: dict[str, Answer] = {}
+        self.data: dict[str, Answer] = {}
         self.senders: list[Answer] = [OK]
         self.texts: list[Answer] = [OK]
         self.connections = 0
@@ -163,7 +164,20 @@ class MailServer:
         return await _answer(answer, server)
 
 
+class _Server(SMTP):
+    async def smtp_DATA(self, arg: str) -> None:
+        assert self.envelope is not None
+        answer = self.event_handler.data.get(self.envelope.rcpt_tos[0])
+        if answer is None:
+            await super().smtp_DATA(arg)
+        else:
+            await self.push(await _answer(answer, self))
+
+
 class _Controller(Controller):
+    def factory(self) -> SMTP:
+        return _Server(self.handler, **self.SMTP_kwargs)
+
     def _trigger_server(self) -> None:
         """Connect to the port that the kernel chose."""
         assert self.server is not None

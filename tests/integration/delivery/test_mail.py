@@ -287,6 +287,71 @@ def test_a_deferred_recipient_delays_nobody_else(mailer: Mailer, server: MailSer
 
 @ON_SQLITE
 @pytest.mark.parametrize(
+    ("at", "answer"),
+    [
+        ("RCPT", drop),
+        ("RCPT", "421 4.7.0 try later"),
+        ("DATA", drop),
+        ("DATA", "421 4.7.0 try later"),
+        ("text", "421 4.7.0 try later"),  # after a drop nobody knows whether the server has accepted the mail
+    ],
+)
+def test_a_mail_at_which_the_server_ends_the_connection_delays_nobody_else(
+    mailer: Mailer, server: MailServer, at: str, answer: Any
+) -> None:
+    if at == "text":
+        server.texts = [lambda smtp: answer if getattr(smtp.envelope, "rcpt_tos", []) == [JOE.email] else "250 OK"]
+    else:
+        (server.recipients if at == "RCPT" else server.data)[JOE.email] = answer
+    mailer.apply(server.port)
+    first, second = mailer.schedule(JOE, EVE), mailer.schedule(ANNA)
+    eventually(lambda: mailer.status().backlog.events == 0)
+    eventually(lambda: mailer.states(first) == [MailState.DEFERRED, MailState.SENT])  # in turn with `SENDING`
+    assert mailer.states(second) == [MailState.SENT]
+    assert (mailer.status().state.failures, mailer.status().replays) == (0, 1)
+    server.recipients.clear()
+    server.data.clear()
+    server.texts = ["250 OK"]
+    mailer.await_idle()
+    assert mailer.states(first) == [MailState.SENT] * 2
+    assert len(server.to(JOE.email)) == 1
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("at", ["RCPT", "DATA"])
+def test_a_connection_that_ends_by_chance_defers_no_mail(mailer: Mailer, server: MailServer, at: str) -> None:
+    answers = server.recipients if at == "RCPT" else server.data
+
+    def drop_once(smtp_server: Any) -> str:
+        answers.clear()
+        return drop(smtp_server)
+
+    answers[JOE.email] = drop_once
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
+    mailer.await_idle()
+    assert mailer.states(session) == [MailState.SENT] * 2
+    assert server.connections == 2
+    assert MailState.DEFERRED not in mailer.results
+
+
+@ON_SQLITE
+def test_a_server_that_goes_down_at_a_recipient_fails_the_endpoint(mailer: Mailer, server: MailServer) -> None:
+    server.senders = ["250 OK", "421 4.3.2 closing"]
+    server.recipients[JOE.email] = drop
+    mailer.apply(server.port)
+    session = mailer.schedule(JOE, EVE)
+    eventually(lambda: mailer.status().state.failures > 1)
+    assert mailer.states(session) == []
+    assert mailer.status().backlog.events == 1
+    server.senders = ["250 OK"]
+    server.recipients.clear()
+    mailer.await_idle()
+    assert mailer.states(session) == [MailState.SENT] * 2
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
     ("answers", "error"),
     [
         (["450 4.3.2 try later"], "450"),

@@ -51,6 +51,10 @@ class Unavailable(Exception):
     """The server cannot be used now; no mail was sent. The argument is an `Answer`."""
 
 
+class _Ended(Unavailable):
+    """The server took the sender, and then ended the connection or answered 421: because of this mail, or by chance."""
+
+
 class Refused(Exception):
     """The server refuses this mail for good. The argument is an `Answer`."""
 
@@ -97,32 +101,53 @@ class Connection:
         was_open = self._client is not None
         try:
             await self._envelope(message)
-        except Unavailable:
-            if not was_open:
+        except Unavailable as failure:
+            if not (was_open or isinstance(failure, _Ended)):
                 raise
             # The server may close an open connection at any time, or after a number of mails. So try a new one.
-            self.close()
-            await self._envelope(message)
+            await self._begin_again(message)
 
     async def finish(self, message: Message) -> Answer:
         """Send the text of the mail, whose envelope was accepted; return the server's answer.
 
         Raises `Unavailable`, `Refused` and `Deferred`: it was not accepted; `Unanswered`: it may have been.
         """
+        try:
+            return await self._content(message)
+        except _Ended:
+            await self._begin_again(message)
+        try:
+            return await self._content(message)
+        except _Ended as failure:
+            raise Deferred(*failure.args) from None
+
+    async def _begin_again(self, message: Message) -> None:
+        """Send the envelope on a new connection.
+
+        If the server ends that as well, and only after it took the sender, other mails may still pass: `Deferred`.
+        """
+        self.close()
+        try:
+            await self._envelope(message)
+        except _Ended as failure:
+            raise Deferred(*failure.args) from None
+
+    async def _content(self, message: Message) -> Answer:
+        """Send the text of a mail, and return the answer. Raises as `finish` does, and `_Ended`."""
         client = self._client
         assert client is not None  # `begin` has opened it
-        answer = await self._command(b"DATA")
+        answer = await self._command(b"DATA", ended=_Ended)
         if answer.code != 354:
             self._raise(answer)
         protocol = client.protocol
         if protocol is None:
-            raise Unavailable(Answer(None, "the server closed the connection"))
+            raise _Ended(Answer(None, "the server closed the connection"))
         content = re.sub(rb"(?m)^\.", b"..", message.content)
         try:
             protocol.write(content + b".\r\n")
-        except SMTPException as failure:
+        except SMTPException as failure:  # the connection has ended, so nothing was sent
             self.close()
-            raise Unavailable(_reason(failure)) from None
+            raise _Ended(_reason(failure)) from None
         try:
             response = await protocol.read_response(timeout=max(ANSWER_TIMEOUT, self._seconds))
         except BaseException as failure:
@@ -185,7 +210,7 @@ class Connection:
             if answer.code == 552:
                 self._raise(answer)
             raise Unavailable(answer)
-        answer = await self._command(b"RCPT", b"TO:<%s>" % message.recipient.encode())
+        answer = await self._command(b"RCPT", b"TO:<%s>" % message.recipient.encode(), ended=_Ended)
         if answer.code not in (250, 251, 252):
             self._raise(answer)
 
@@ -193,7 +218,7 @@ class Connection:
         """Raise what an answer other than success means for a mail."""
         if answer.code is None or answer.code == SERVICE_CLOSING or not 400 <= answer.code <= 599:
             self.close()
-            raise Unavailable(answer)
+            raise (_Ended if answer.code == SERVICE_CLOSING else Unavailable)(answer)
         if answer.code in (530, 535, 538):  # authentication is needed or wrong
             raise Unavailable(answer)
         raise (Deferred if answer.code < 500 else Refused)(answer)
@@ -252,8 +277,8 @@ class Connection:
             sock.close()
             raise
 
-    async def _command(self, *words: bytes) -> Answer:
-        """Send a command; return the answer. Raises `Unavailable` if there is none."""
+    async def _command(self, *words: bytes, ended: type[Unavailable] = Unavailable) -> Answer:
+        """Send a command; return the answer. Raises `Unavailable` if there is none, `ended` if the connection ended."""
         client = self._client
         if client is None:
             raise Unavailable(Answer(None, "the server closed the connection"))
@@ -262,7 +287,8 @@ class Connection:
         except BaseException as failure:
             self.close()
             if isinstance(failure, Exception):
-                raise Unavailable(_reason(failure)) from None
+                error = ended if isinstance(failure, SMTPServerDisconnected) else Unavailable
+                raise error(_reason(failure)) from None
             raise
         return Answer(response.code, _text(response.message))
 
