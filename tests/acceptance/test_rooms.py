@@ -201,6 +201,40 @@ def test_a_defect_ends_the_connection_of_a_guest_who_would_join_at_the_opening(
     assert daemon.terminate() == 0
 
 
+JOIN_TAKES_LONG = """
+import time
+from tminus.cli import main
+from tminus.rooms import commands
+
+def enter(*given, enter=commands.enter, **named):
+    time.sleep(0.5)
+    return enter(*given, **named)
+
+commands.enter = enter
+main()
+"""
+
+
+def test_a_guest_who_leaves_while_the_join_at_the_opening_is_stored_has_left(
+    make_daemon: StartDaemon, connected: Enter
+) -> None:
+    daemon = make_daemon(**PATIENT)
+    daemon.spawn_patched(JOIN_TAKES_LONG)
+    daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
+    for knocks, entered, left in ((False, "joined", "left"), (True, "knocked", "denied")):
+        session = daemon.make(startTime=from_now(seconds=3), agentPrefs={"knock": knocks})
+        early = connected(daemon, session)
+        early.send("join", name="Grace")
+        early.wait_for_status("new")
+        early.send("leave")
+        assert early.wait_for_end() == 1000
+        assert {message["type"] for message in early.received} == {"session"}
+        assert recorded(daemon, session)[-2:] == [f"participant.{entered}", f"participant.{left}"]
+        assert daemon.events(session["id"])[-1]["actor"] == "room"
+        assert daemon.session(session["id"])["participants"] == 0
+    assert daemon.terminate() == 0
+
+
 def test_early_guests_are_notified_of_a_cancellation(patient: Daemon, connected: Enter) -> None:
     session = patient.make(startTime=from_now(hours=1))
     early, looking = connected(patient, session), connected(patient, session)

@@ -258,24 +258,24 @@ class Visitor:
             self._put("error", _error(error))
 
     async def _execute(self, message: AnyClientMessage) -> None:
-        own = self.participant_id
         common: dict[str, Any] = {"settings": self._hub.dependencies.settings, "request_id": self._request_id}
         if isinstance(message, Leave):
+            self._stage = Stage.ENDED  # first: the join at the opening, or the hub, may be at work meanwhile
             await self._finish_tasks()
-            self._stage = Stage.ENDED  # first: the hub may read that the person has left before the next line ends
-            if own:
-                await self._write(partial(commands.leave, participant_id=own, **common))
+            if self.participant_id:  # only now: the join at the opening may have been stored meanwhile
+                await self._write(partial(commands.leave, participant_id=self.participant_id, **common))
             self._end_for_good(None, 1000)
             return
         if isinstance(message, Join):
             raise InvalidMessage("must not be join: this connection has sent one")
         if self._stage is not Stage.IN or not self._is_host:
             raise Forbidden("a host who is in the room")
+        common["host_id"] = self.participant_id
         if isinstance(message, End):
-            await self._write(partial(commands.end, host_id=own, **common))
+            await self._write(partial(commands.end, **common))
             return
         command = {Admit: commands.admit, Deny: commands.deny, Remove: commands.remove}[type(message)]
-        await self._write(partial(command, host_id=own, participant_id=message.participant, **common))
+        await self._write(partial(command, participant_id=message.participant, **common))
 
     async def _write(self, job: Callable[..., Any]) -> Any:
         return await self._hub.write(partial(job, session_id=self._session_id), self._session_id)
@@ -410,8 +410,9 @@ class Visitor:
             raise
         except WrongStatus:
             # The session has closed or was moved since it was read. The next state decides.
-            self._stage = Stage.EARLY
-            self._hub.touch(self._session_id)
+            if self._stage is not Stage.ENDED:
+                self._stage = Stage.EARLY
+                self._hub.touch(self._session_id)
             return
         self._hub.has_entered()
         self._has_entered(entered)
@@ -517,9 +518,11 @@ class Visitor:
 
     async def _enter_late(self) -> None:
         try:
-            await self._enter()
+            if self._stage is not Stage.ENDED:  # otherwise the person left before this task began
+                await self._enter()
         except RequestError as error:
-            self._fail(error)
+            if self._stage is not Stage.ENDED:  # somebody who has left meanwhile is not told
+                self._fail(error)
 
     def replaced(self) -> None:
         """End, because another connection represents the person now. The hub calls this."""
