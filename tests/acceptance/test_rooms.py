@@ -736,8 +736,20 @@ def test_another_system_may_put_somebody_out(patient: Daemon, connected: Enter) 
     guest = connected(patient, session)
     guest.join()
     patient.delete(f"/supportsession/{session['id']}/participants/{guest.participant}", by="room")
+    assert patient.join(session["id"], "Alan").status_code == 200  # nobody is in the daemon's own room any more
     assert guest.wait_for_end() == 4403
     assert guest.last == {"type": "removed", "reason": "removed"}
+
+
+def test_another_system_may_deny_somebody_who_knocked(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"participants_per_session": 1})
+    session = daemon.make(agentPrefs={"knock": True})
+    for _ in range(2):
+        guest = connected(daemon, session)
+        assert guest.join()["type"] == "waiting"
+        daemon.put(f"/supportsession/{session['id']}/participants/{guest.participant}", {"admitted": False}, by="room")
+        assert guest.wait_for_end() == 4403
+        assert guest.last == {"type": "denied", "reason": "denied"}
 
 
 def test_a_client_must_speak_the_protocol(patient_sqlite: Daemon) -> None:

@@ -794,10 +794,6 @@ def _leave_gone(tx: Transaction, label: str, session_id: str, people: dict[str, 
     presence.do_due(tx, SETTINGS.lifecycle.timeouts, 64)
 
 
-def _forget_room(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    presence.remove_of_sessions(tx, [session_id])
-
-
 def _renew(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
     room_commands.renew_lease(tx, label)
 
@@ -1176,7 +1172,6 @@ TRIALS: Mapping[str, Trial] = {
     "room-found": Trial(partial(_in_room, job=_find_again), _lost_room, _room),
     "room-restart": Trial(partial(_in_room, job=_restart_rooms), _leased_room, _room),
     "room-left": Trial(partial(_in_room, job=_leave_gone), _due_room, _room, later=MINUTE),
-    "room-over": Trial(partial(_in_room, job=_forget_room), _busy_room, _room),
     "room-lease": Trial(partial(_in_room, job=_renew), _busy_room, _room),
     "room-lease-lost": Trial(partial(_in_room, job=_expire), _leased_room, _room, later=HOUR),
     "pause": Trial(partial(_operate, command=Webhooks.pause), _registered, _endpoint),

@@ -3,7 +3,7 @@
 =============  =============================================================================
 `hub`          all rooms of this daemon; the task that reads events for them; leases
 `visitor`      one connection: its states and its messages
-`commands`     jobs for the store's writer: each runs a command of `sessions` and updates `presence`
+`commands`     jobs for the store's writer: what people do, as commands of `sessions`
 `protocol`     the messages, declared once
 `asyncapi`     the description of the protocol, made from the declarations
 =============  =============================================================================

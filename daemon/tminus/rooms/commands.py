@@ -1,7 +1,7 @@
 """Jobs for the store's writer: what people do in the daemon's own rooms.
 
-Each runs a command of `sessions`, and updates the person's row in `presence` in the same transaction. `request_id` is
-that of the upgrade to the WebSocket; the events contain it.
+Each runs a command of `sessions`. Whoever enters gets a row in `presence` in the same transaction; the executor of the
+transitions removes it when they leave. `request_id` is that of the upgrade to the WebSocket; the events contain it.
 """
 
 import hashlib
@@ -143,7 +143,6 @@ def leave(
 ) -> None:
     """Let somebody leave or stop waiting."""
     participants.leave(tx, settings, _as_participant(request_id), session_id, participant_id)
-    presence.remove(tx, [participant_id])
 
 
 def stop_waiting(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> bool:
@@ -152,7 +151,6 @@ def stop_waiting(tx: Transaction, settings: Settings, session_id: str, participa
         participants.deny(tx, settings, CLOCK, session_id, participant_id)
     except NoKnocking:
         return False
-    presence.remove(tx, [participant_id])
     return True
 
 
@@ -178,7 +176,6 @@ def deny(
 ) -> None:
     """Let a host deny somebody. Raises `Forbidden`, and what `participants.deny` raises."""
     participants.deny(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id, participant_id)
-    presence.remove(tx, [participant_id])
 
 
 def remove(
@@ -191,7 +188,6 @@ def remove(
 ) -> None:
     """Let a host remove somebody. Raises `Forbidden`, and what `participants.leave` raises."""
     participants.leave(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id, participant_id)
-    presence.remove(tx, [participant_id])
 
 
 def end(tx: Transaction, settings: Settings, session_id: str, host_id: str, request_id: str | None = None) -> None:

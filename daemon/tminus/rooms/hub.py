@@ -329,19 +329,15 @@ class Hub:
         try:
             changed, more = await self._changed()
             wanted = {one for one in wanted | changed if one in self._rooms}
-            closed: list[str] = []
             sessions = list(wanted)
             for first in range(0, len(sessions), ROOMS):
                 some = sessions[first : first + ROOMS]
                 seq, found = await self.dependencies.query(partial(_read_rooms, sessions=some))
-                closed += [one for one in some if self._update(one, found.get(one), seq)]
+                for one in some:
+                    self._update(one, found.get(one), seq)
         except BaseException:
             self._touched |= wanted
             raise
-        if closed:
-            # Not awaited, and not repeated: the resume keys are refused in any case, since the sessions are closed.
-            with contextlib.suppress(RequestError):
-                self.dependencies.store.submit(partial(presence.remove_of_sessions, sessions=closed))
         return more
 
     async def _changed(self) -> tuple[set[str], bool]:
@@ -357,25 +353,24 @@ class Hub:
         self._after = through
         return {one for one in changed if one in self._rooms}, more
 
-    def _update(self, session_id: str, found: RoomState | None, seq: int) -> bool:
-        """Give a room its new state; return whether the session is closed."""
+    def _update(self, session_id: str, found: RoomState | None, seq: int) -> None:
+        """Give a room its new state."""
         room = self._rooms.get(session_id)
         if room is None:
-            return False
+            return
         if found is None:
             room.known.set()
-            return False
+            return
         now = clock.monotonic()
         if len(found.people) > LARGE and found.session.status is not Status.CLOSED and room.state is not None:
             if now < room.next_list:
                 asyncio.get_running_loop().call_later(room.next_list - now, self.touch, session_id)
-                return False
+                return
             room.next_list = now + POLL_INTERVAL
         room.state = state = State(found, seq, room.state)
         room.known.set()
         for member in list(room.members):
             member.follow(state)
-        return state.is_closed
 
     async def clock_moved(self) -> None:
         """End what is over by the time to which the test clock was moved: how long people wait to be admitted."""

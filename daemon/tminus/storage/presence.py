@@ -2,6 +2,8 @@
 
 When a connection is lost, `gone_at` of the person's row is set to a later time. If they reconnect before that time, it
 is cleared, and no event is recorded. If not, the scheduler then executes the transition by which they leave.
+
+The executor removes the rows of whoever leaves, in whichever way: the resume key is invalid from then on.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -73,7 +75,8 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
     batch = DueBatch(more=len(rows) == most)
     if not rows:
         return batch
-    remove(tx, [row.participant_id for row in rows])
+    # In any case, also if one has left already: otherwise the row would stay due for ever.
+    tx.execute(delete(PRESENCE).where(_R.participant_id.in_([row.participant_id for row in rows])))
     sessions: dict[str, Session | None] = {}
     for row in rows:
         if row.session_id not in sessions:
@@ -139,16 +142,6 @@ def set_gone(tx: Transaction, lost: Mapping[str, str], gone_at: datetime) -> Non
 def clear_gone(tx: Transaction, participants: Collection[str], daemon: str) -> None:
     """Clear `gone_at` of these people of a daemon, who are still connected."""
     tx.execute(update(PRESENCE).where(_R.participant_id.in_(participants), _R.daemon == daemon).values(gone_at=None))
-
-
-def remove(tx: Transaction, participants: Collection[str]) -> None:
-    """Remove people who have left. Their resume keys are invalid from now on."""
-    tx.execute(delete(PRESENCE).where(_R.participant_id.in_(participants)))
-
-
-def remove_of_sessions(tx: Transaction, sessions: Collection[str]) -> None:
-    """Remove the people of closed sessions."""
-    tx.execute(delete(PRESENCE).where(_R.session_id.in_(sessions)))
 
 
 def await_reconnects(tx: Transaction, daemon: str, until: datetime) -> int:

@@ -2,7 +2,7 @@
 
 `execute` does it for the sessions that commands name, and for the first sessions that are due. In each case the same
 statements write the participants, the events, and the sessions with their next deadlines. The transition table
-determines what is written.
+determines what is written. Whoever leaves by a transition also has no row in `presence` any more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     CursorResult,
+    Delete,
     Insert,
     Integer,
     Select,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    delete,
     func,
     insert,
     literal_column,
@@ -44,12 +46,12 @@ from tminus.domain.reminders import next_reminder
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
 from tminus.storage.deadlines import deadline, plain
 from tminus.storage.json_rows import Lookup, look_up
-from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
+from tminus.storage.tables import EVENTS, PARTICIPANTS, PRESENCE, SESSIONS
 
 if TYPE_CHECKING:
     from tminus.storage.transaction import Transaction
 
-_S, _P = SESSIONS.c, PARTICIPANTS.c
+_S, _P, _R = SESSIONS.c, PARTICIPANTS.c, PRESENCE.c
 _NOW = bindparam("now", type_=BigInteger)
 
 
@@ -165,6 +167,8 @@ def _participant(tx: "Transaction", named: Named) -> Participant | None:
         tx.execute(insert(PARTICIPANTS), participant.model_dump())
     else:
         tx.execute(update(PARTICIPANTS).where(_P.id == participant.id).values(changed))
+    if participant.left_at is not None:
+        tx.execute(delete(PRESENCE).where(_R.participant_id == participant.id))
     return participant
 
 
@@ -248,7 +252,7 @@ class _Statements(NamedTuple):
 
     freed: Select[Any] | None
     """Selects the PINs that become free; None if no PIN can become free."""
-    participants: list[Update]
+    participants: list[Update | Delete]
     events: list[Insert]
     sessions: Update
 
@@ -269,7 +273,7 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
     sessions = update(SESSIONS).where(chosen.condition).values(values)
     return _Statements(
         None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
-        [] if leaving is None else [_everybody(leaving)],
+        [] if leaving is None else [_everybody(leaving), _connections(leaving)],
         [_event(one, index, is_named=is_named) for index, one in enumerate(recording) if one is not None],
         sessions.returning(_S.id, *(_S[name] for name in values)) if is_named else sessions,
     )
@@ -357,6 +361,11 @@ def _everybody(leaving: _Chosen) -> Update:
     assert all(change is Change.NOW for _, change in changes), "nothing else is written to all participants"
     present = and_(_P.left_at.is_(None), _P.session_id.in_(leaving.select(_S.id)))
     return update(PARTICIPANTS).where(present).values({name: _NOW for name, _ in changes})
+
+
+def _connections(leaving: _Chosen) -> Delete:
+    """Return the deletion of what is stored about the connections of everybody in the sessions."""
+    return delete(PRESENCE).where(_R.session_id.in_(leaving.select(_S.id)))
 
 
 def _dest(row: Transition) -> ColumnElement[Any]:

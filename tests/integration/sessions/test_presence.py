@@ -1,6 +1,8 @@
 """Participants in the daemon's own rooms: they enter, lose their connection, resume and leave. On both databases."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.support.factories import HOUR, MINUTE
@@ -42,6 +44,59 @@ def resume(world: World, session: Session, key: str, connection: str = "later") 
 def lose(world: World, entered: Entered, connection: str) -> None:
     lost = {entered.participant.id: f"connection of {connection}"}
     world.run(lambda tx: presence.set_gone(tx, lost, tx.now + 15 * SECOND))
+
+
+def run(world: World, command: Callable[..., Any], session: Session, *people: str) -> None:
+    world.run(lambda tx: command(tx, world.settings, session.id, *people))
+
+
+def host_of(world: World, session: Session) -> str:
+    return next(one.id for one in world.participants(session) if one.role is HOST)
+
+
+def lose_for_good(world: World, session: Session, guest: str) -> None:
+    lose(world, Entered(next(one for one in world.participants(session) if one.id == guest), 0), "guest")
+    world.passes(MINUTE)
+
+
+WAYS_OUT: dict[str, Callable[[World, Session, str], object]] = {
+    "leaves": lambda world, session, guest: run(world, commands.leave, session, guest),
+    "is removed by a host": lambda world, session, guest: run(
+        world, commands.remove, session, host_of(world, session), guest
+    ),
+    "is removed over the API": lambda world, session, guest: world.leave(session, guest),
+    "loses the connection": lose_for_good,
+    "is there when the session is closed": lambda world, session, _guest: world.close(session),
+}
+WAYS_TO_STOP_WAITING: dict[str, Callable[[World, Session, str], object]] = {
+    "is denied by a host": lambda world, session, guest: run(
+        world, commands.deny, session, host_of(world, session), guest
+    ),
+    "is denied over the API": lambda world, session, guest: world.deny(session, guest),
+    "gets no answer": lambda world, session, guest: run(world, commands.stop_waiting, session, guest),
+    "is there when the session expires": lambda world, _session, _guest: world.passes(HOUR),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "waits"),
+    [(way, waits) for waits in (False, True) for way in WAYS_OUT] + [(way, True) for way in WAYS_TO_STOP_WAITING],
+)
+def test_nothing_is_left_of_the_connection_of_somebody_who(world: World, way: str, *, waits: bool) -> None:
+    """The row of whoever stays is not touched, in the same session and in another one."""
+    session, other = (world.create(preferences={"knock": waits}) for _ in range(2))
+    enter(world, other, "other")
+    guest = enter(world, session, "guest").participant.id
+    if way != "is there when the session expires":  # a session with a host is active
+        enter(world, session, "host", role=HOST)
+    (WAYS_OUT | WAYS_TO_STOP_WAITING)[way](world, session, guest)
+    stays = 0 if world.stored(session).status is Status.CLOSED else 1
+    assert world.store.read(lambda view: presence.count(view, session.id, 10)) == stays
+    assert guest not in {one.participant_id for one in world.store.read(lambda view: presence.connections(view, "one"))}
+    if way != "is there when the session expires":  # the other one expires too
+        assert world.store.read(lambda view: presence.count(view, other.id, 10)) == 1
+    with pytest.raises(WrongResumeKey):
+        resume(world, session, "guest")
 
 
 def test_a_participant_without_a_connection_leaves_at_the_deadline_and_not_before(world: World) -> None:
@@ -174,15 +229,23 @@ def test_a_session_has_one_source_of_presence_at_a_time(world: World) -> None:
     assert world.join(session) != entered.participant.id
 
 
+def test_another_source_may_follow_as_soon_as_nobody_is_in_the_room(world: World) -> None:
+    session = world.create()
+    world.leave(session, enter(world, session, "a").participant.id)
+    world.join(session)
+
+
 def test_the_number_of_waiting_people_is_limited(world: World) -> None:
     session = world.create(preferences={"knock": True})
     world.settings = world.settings.model_copy(
         update={"limits": world.settings.limits.model_copy(update={"participants_per_session": 2})}
     )
-    enter(world, session, "a")
+    first = enter(world, session, "a").participant.id
     enter(world, session, "b")
     with pytest.raises(TooManyParticipants):
         enter(world, session, "c")
+    world.deny(session, first)
+    enter(world, session, "c")
 
 
 def test_the_people_of_a_daemon_without_a_valid_lease_leave(world: World) -> None:

@@ -312,8 +312,6 @@ QUERIES: dict[str, Job] = {
     "presence.reconnect": lambda tx: presence.reconnect(tx, "p1", "d2", "other"),
     "presence.set_gone": lambda tx: presence.set_gone(tx, {"p1": "x1"}, NOW),
     "presence.clear_gone": lambda tx: presence.clear_gone(tx, ["p1"], "d2"),
-    "presence.remove": lambda tx: presence.remove(tx, ["p1"]),
-    "presence.remove_of_sessions": lambda tx: presence.remove_of_sessions(tx, ["c1", "c2"]),
     "presence.await_reconnects": lambda tx: presence.await_reconnects(tx, "d2", NOW),
     "presence.count": lambda tx: presence.count(tx, "c1", 1000),
     "presence.has_other_source than the room": lambda tx: presence.has_other_source(tx, "o1", own=True),
