@@ -222,9 +222,12 @@ def due(rows: tuple[Transition, ...], *columns: ColumnElement[Any]) -> Select[An
 
     A session that is due by a trigger that its status does not allow is never selected.
     """
-    legal = or_(*(and_(_S.due_trigger == enum_literal(row.trigger), _is_in(row)) for row in rows))
     is_due = _S.due_at <= bindparam("until", type_=_S.due_at.type)
-    return select(*columns).where(is_due, legal).order_by(*_IN_ORDER).limit(bindparam("limit"))
+    return select(*columns).where(is_due, _may_move(rows)).order_by(*_IN_ORDER).limit(bindparam("limit"))
+
+
+def _may_move(rows: tuple[Transition, ...]) -> ColumnElement[bool]:
+    return or_(*(and_(_S.due_trigger == enum_literal(row.trigger), _is_in(row)) for row in rows))
 
 
 def _is_in(row: Transition) -> ColumnElement[bool]:
@@ -263,7 +266,7 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
 
     def part(of: Callable[[Transition], bool]) -> "_Chosen | None":
         some = tuple(row for row in rows if of(row))
-        return _Chosen(some, dialect, is_named=is_named) if some else None
+        return _Chosen(some, dialect, is_named=is_named, of_batch=rows) if some else None
 
     closing = part(lambda row: row.effects.session.get("pin") is Change.ZERO)
     leaving = part(lambda row: bool(row.effects.all_participants))
@@ -280,9 +283,19 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
 
 
 class _Chosen:
-    """The sessions that move by some rows of the transition table, and the values that the rows write, as SQL."""
+    """The sessions that move by some rows of the transition table, and the values that the rows write, as SQL.
 
-    def __init__(self, rows: tuple[Transition, ...], dialect: str, *, is_named: bool) -> None:
+    `of_batch`: all rows of the batch; None: `rows` are all. Only sessions that are due first by any of these move.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[Transition, ...],
+        dialect: str,
+        *,
+        is_named: bool,
+        of_batch: tuple[Transition, ...] | None = None,
+    ) -> None:
         self.rows = rows
         self._wanted: Lookup | None = None
         self._key = _S.status if is_named else _S.due_trigger
@@ -292,9 +305,12 @@ class _Chosen:
             unchanged = _S.version == wanted.member("version", Integer())
             self.condition = and_(wanted.is_in, unchanged, or_(*map(_is_in, rows)))
             self.select: Callable[..., Select[Any]] = lambda *columns: select(*columns).where(self.condition)
-        else:
+        elif of_batch in (None, rows):
             self.select = lambda *columns: due(rows, *columns)
             self.condition = _S.id.in_(due(rows, _S.id))
+        else:
+            self.condition = and_(_S.id.in_(due(of_batch, _S.id)), _may_move(rows))
+            self.select = lambda *columns: select(*columns).where(self.condition).order_by(*_IN_ORDER)
 
     def pick(self, of: Callable[[Transition], ColumnElement[Any]]) -> ColumnElement[Any]:
         """Return an expression: for each session, `of(row)` for the row of the transition table by which it moves."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import and_, func, insert, select
 from tests.support.clocks import NOW
 from tests.support.factories import session
 from tests.support.plain_lifecycle import deadline
@@ -17,7 +17,7 @@ from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, ParticipantRole, SessionType, Status, Timeouts
 from tminus.scheduler import sweeps
 from tminus.storage.due import do_due
-from tminus.storage.tables import PARTICIPANTS
+from tminus.storage.tables import PARTICIPANTS, SESSIONS
 
 MS = timedelta(milliseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -114,8 +114,18 @@ def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tu
     return sessions_after, events
 
 
+def too_long(minutes: int) -> Fields:
+    """Return the fields of a session with a participant. If its maximum time is an hour, that ended minutes ago."""
+    activated = NOW - timedelta(minutes=60 + minutes)
+    return {"status": Status.ACTIVE, "activated_at": activated, "expires_at": NOW, "participants": 1}
+
+
+WAITS: Fields = {"status": Status.SCHEDULED, "start_time": NOW - 3 * MINUTE, "expires_at": NOW + 60 * MINUTE}
+
+
 @PROPERTY
 @given(some=st.lists(fields(), max_size=20), timeouts=TIMEOUTS, limit=st.integers(1, 25))
+@example([WAITS, too_long(2), too_long(1)], Timeouts(lead=0 * MS, max_active=60 * MINUTE), 2)
 def test_bulk_transitions_leave_the_same_rows_and_events_as_single_ones(
     world: World, some: list[Fields], timeouts: Timeouts, limit: int
 ) -> None:
@@ -132,11 +142,14 @@ def test_bulk_transitions_leave_the_same_rows_and_events_as_single_ones(
         world.run(lambda tx: tx.execute(insert(PARTICIPANTS), [person.model_dump() for person in people]))
     sessions_after, events = one_by_one(sessions, timeouts, NOW)
 
+    is_open = and_(SESSIONS.c.id == PARTICIPANTS.c.session_id, SESSIONS.c.status != Status.CLOSED)
+    left_early = select(func.count()).where(PARTICIPANTS.c.left_at.is_not(None), is_open)
     transitions = 0
     for _ in range(100):
         batch = world.run(lambda tx: do_due(tx, timeouts, limit))
         assert batch.done.total() <= limit
         transitions += batch.done.total()
+        assert not world.store.read(lambda view: view.scalar(left_early)), "nobody leaves before the session closes"
         if not batch.more:
             break
     assert transitions == len(events)
