@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -110,6 +110,7 @@ from tminus.storage.tables import (
     CALENDAR_FEEDS,
     CHALLENGE_USES,
     DELIVERIES,
+    ENDPOINTS,
     EVENTS,
     IDEMPOTENCY,
     LEASES,
@@ -403,12 +404,21 @@ def _of_label(view: View, label: str) -> str:
     return found
 
 
-def _change_series(
-    store: Store, label: str, *, since: datetime | None = None, by: Caller = SERIES_OWNER, hour: int = 10
-) -> None:
+def _change_series(store: Store, label: str, *, since: datetime | None = None) -> None:
     store.submit(
-        lambda tx: series.change(tx, SETTINGS, by, _of_label(tx, label), _series_order(label, hour), since)
+        lambda tx: series.change(tx, SETTINGS, SERIES_OWNER, _of_label(tx, label), _series_order(label, 10), since)
     ).result(30)
+
+
+def _prepare_series_of_absent(tx: Transaction, label: str) -> None:
+    """Prepare a series of an agent that is not in the configuration."""
+    tx.execute(update(SERIES).values(next_at=None))
+    series.create(tx, SETTINGS, AGENT, _series_order(label, 9), KeyedRequest(label, ""))
+
+
+def _change_series_of_absent(store: Store, label: str) -> None:
+    longer = replace(_series_order(label, 9), horizon=3 * DAY)
+    store.submit(lambda tx: series.change(tx, SETTINGS, GROUP_ADMIN, _of_label(tx, label), longer)).result(30)
 
 
 def _end_series(store: Store, label: str) -> None:
@@ -814,6 +824,11 @@ def _operate(store: Store, label: str, *, command: Callable[[Webhooks, str], Awa
     asyncio.run(run())
 
 
+def _forget_failures(store: Store, label: str) -> None:
+    others = store.read(lambda view: {row.name for row in view.rows(select(ENDPOINTS.c.name))}) - {label}
+    store.submit(partial(outbox.forget_failures, moved=(), configured=others)).result(30)
+
+
 def _replay(webhooks: Webhooks, label: str) -> Awaitable[Any]:
     newest = webhooks._store.read(lambda view: view.last_seq())
     return webhooks.replay(label, from_seq=newest, since=None, session=None)
@@ -1186,6 +1201,13 @@ TRIALS: Mapping[str, Trial] = {
     "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _registered, _endpoint, twice_is_once=False),
     "sample": Trial(partial(_worker, act=_sample), _registered, _endpoint, twice_is_once=False),
     "skip": Trial(partial(_serve, events=["session.closed"]), _registered, _endpoint),
+    "skip-failed": Trial(
+        partial(_serve, events=["session.closed"]),
+        partial(_registered, failures=1, batch_until=2**40),
+        _endpoint,
+        commits=2,
+    ),
+    "forget-failures": Trial(_forget_failures, _waiting, _endpoint),
     "deliver": Trial(_serve, _registered, _endpoint),
     "deliver-refused": Trial(_serve, _registered, _endpoint),
     "redeliver": Trial(_serve, _replayed, _endpoint, commits=2),
@@ -1199,9 +1221,7 @@ TRIALS: Mapping[str, Trial] = {
         _series_left,
         twice_is_once=False,
     ),
-    "series-of-absent-agent": Trial(
-        partial(_change_series, by=GROUP_ADMIN), _prepare_series, _series_left, twice_is_once=False
-    ),
+    "series-of-absent": Trial(_change_series_of_absent, _prepare_series_of_absent, _series_left, twice_is_once=False),
     "series-end": Trial(_end_series, _prepare_series, _series_left),
     "series-configure": Trial(partial(_configure_series, hour=9), _no_series, _configured_left),
     "series-configure-again": Trial(partial(_configure_series, hour=10), _prepare_entry, _configured_left),

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -336,7 +337,8 @@ class Webhooks:
         names = {one.endpoint.name for one in wanted}
         moved = {one.endpoint.name for one in wanted if old.get(one.endpoint.name, one.inputs).url != one.inputs.url}
         with suppress(RequestError):  # the database is unreachable; then the failures stay as they are
-            await asyncio.wrap_future(self._store.submit(lambda tx: outbox.forget_failures(tx, moved, names)))
+            forget = partial(outbox.forget_failures, moved=moved, configured=names)
+            await asyncio.wrap_future(self._store.submit(forget))
         for start in range(0, len(new), REGISTER_BATCH):
             await asyncio.gather(*(_register(worker) for _, worker in new[start : start + REGISTER_BATCH]))
         for inputs, worker in new:

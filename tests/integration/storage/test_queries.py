@@ -371,6 +371,7 @@ QUERIES: dict[str, Job] = {
     "outbox.seq_before": lambda tx: outbox.seq_before(tx, NOW - HOUR),
     "outbox.register": lambda tx: outbox.register(tx, "new", from_beginning=False),
     "outbox.add_delivery": lambda tx: outbox.add_delivery(tx, ATTEMPT),
+    "outbox.forget_failures": lambda tx: outbox.forget_failures(tx, {"desk"}, {"desk"}),
     "outbox.update_endpoint": lambda tx: outbox.update_endpoint(tx, "desk", 0, cursor=1),
     "outbox.add_replay": lambda tx: outbox.add_replay(tx, REPLAY),
     "outbox.update_replay": lambda tx: outbox.update_replay(tx, REPLAY, cursor=1),
