@@ -235,7 +235,7 @@ def update_endpoint(tx: Transaction, name: str, seen: int | None = None, **value
 
 
 def forget_failures(tx: Transaction, moved: Collection[str], configured: Collection[str]) -> None:
-    """Let the failures of endpoints and of their replays begin anew where they no longer say anything.
+    """Clear the failures of endpoints and of their replays that say nothing about the present receiver.
 
     These are the endpoints that have `moved` to another receiver, and those that are not `configured`: if one is added
     again, it may be another. A paused endpoint stays as it is, until an operator resumes it.

@@ -6,8 +6,8 @@ a small query every second. If there is no answer, it shuts down the sockets of 
 as if the server had closed them. Until the server answers again, nothing else is sent to it.
 
 The server may also be replaced while its connections stay open: it becomes read-only, and another one accepts writes.
-Then the watchdog and the writer connect anew, and if another server answers them, no connection to the old one is used
-any longer. Its readers would not see what is written now.
+Then the watchdog and the writer open new connections. If another server answers, the daemon also replaces all other
+connections: those who read from the old server would not see what is written now.
 
 SQLite needs no watchdog, and nothing is done for it.
 """

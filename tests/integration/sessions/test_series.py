@@ -545,7 +545,7 @@ def may_act(request: pytest.FixtureRequest, agents: World) -> Callable[[bool], N
 def test_what_an_admin_changes_stays_with_an_agent_who_may_not_act(
     agents: World, may_act: Callable[[bool], None], lines: list[tuple[str, dict[str, Any]]], since: str | None
 ) -> None:
-    """No session is made meanwhile. Later all are, but for the days of those that were moved or cancelled alone."""
+    """While the agent may not act, no session is made. Afterwards each day has one, except those changed alone."""
     one = create(agents, wanted(horizon=6 * DAY))
     _, _, moved, cancelled, _, _ = made(agents, one).values()
     agents.reschedule(moved, moved.start_time + 3 * HOUR)  # type: ignore[operator,arg-type]
