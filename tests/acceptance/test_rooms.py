@@ -201,15 +201,25 @@ def test_a_defect_ends_the_connection_of_a_guest_who_would_join_at_the_opening(
     assert daemon.terminate() == 0
 
 
-JOIN_TAKES_LONG = """
-import time
+JOIN_ENDS_AFTER_THE_LEAVE = """
+import threading
 from tminus.cli import main
-from tminus.rooms import commands
+from tminus.rooms import commands, protocol
+
+received = threading.Event()
+
+def parse(text, parse=protocol.parse):
+    message = parse(text)
+    if message.type == "leave":
+        received.set()
+    return message
 
 def enter(*given, enter=commands.enter, **named):
-    time.sleep(0.5)
+    received.wait()
+    received.clear()
     return enter(*given, **named)
 
+protocol.parse = parse
 commands.enter = enter
 main()
 """
@@ -219,7 +229,7 @@ def test_a_guest_who_leaves_while_the_join_at_the_opening_is_stored_has_left(
     make_daemon: StartDaemon, connected: Enter
 ) -> None:
     daemon = make_daemon(**PATIENT)
-    daemon.spawn_patched(JOIN_TAKES_LONG)
+    daemon.spawn_patched(JOIN_ENDS_AFTER_THE_LEAVE)
     daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
     for knocks, entered, left in ((False, "joined", "left"), (True, "knocked", "denied")):
         session = daemon.make(startTime=from_now(seconds=3), agentPrefs={"knock": knocks})

@@ -562,7 +562,7 @@ def test_the_failure_of_a_batch_that_is_gone_does_not_count(
 
 
 def test_attempts_for_other_events_do_not_pause_an_endpoint(sender: Sender, receiver: Receiver) -> None:
-    session = fail_once(sender, receiver, give_up_after="300ms")
+    session = fail_once(sender, receiver, give_up_after="2h")
     sender.apply(desk(receiver, give_up_after="300ms", events=["session.closed"]))
     time.sleep(0.5)  # longer than it is tried
     receiver.answers = [status(500)]
