@@ -152,7 +152,7 @@ class Trial:
     """A change that a part of the daemon makes with a store, to the rows with a label."""
 
     do: Callable[[Store, str], Any]
-    prepare: Callable[[Transaction, str], None]
+    prepare: Callable[[Transaction, str], Any]
     read_state: Callable[[View, str], State]
     """Returns everything that the trial may change, in a form that is equal for equal outcomes."""
     commits: int = 1
@@ -1023,12 +1023,11 @@ def _create_batch(store: Store, label: str, *, hours: Sequence[float | None]) ->
     requests = [order(SessionType.SUPPORT, label=label, start_time=start) for start in starts]
     new = batches.NewBatch()
     for number, first in enumerate(range(0, len(requests), batches.PART)):
-        part = batches.prepare(SETTINGS, AGENT, requests[first : first + batches.PART], NOW)
-        new.add(part)
+        content = batches.prepare(new, SETTINGS, AGENT, requests[first : first + batches.PART], NOW)
         if len(requests) <= batches.PART:
-            new.content = part.content
+            new.content = content
             break
-        store.submit(partial(batches.store_parts, batch_id=new.id, first=number, contents=[part.content])).result(30)
+        store.submit(partial(batches.store_parts, batch_id=new.id, first=number, contents=[content])).result(30)
         new.stored += 1
     keyed = KeyedRequest(label, "0" * 64)
     return _finish_batch(store, store.submit(lambda tx: batches.create(tx, SETTINGS, AGENT, new, keyed)).result(30))
@@ -1042,22 +1041,18 @@ def _finish_batch(store: Store, decided: batches.Decided) -> Any:
     return decided.session_ids
 
 
-def _store_two_parts(tx: Transaction, label: str) -> None:
+def _store_two_parts(tx: Transaction, label: str) -> batches.NewBatch:
+    new = batches.NewBatch()
     for number in range(2):
-        batches.store_parts(tx, label, number, [_part(label).content])
-
-
-def _part(label: str) -> batches.NewPart:
-    return batches.prepare(SETTINGS, AGENT, [order(SessionType.SUPPORT, label=label, start_time=NOW + HOUR)] * 2, NOW)
+        requests = [order(SessionType.SUPPORT, label=label, start_time=NOW + HOUR)] * 2
+        batches.store_parts(tx, label, number, [batches.prepare(new, SETTINGS, AGENT, requests, NOW)])
+    return new
 
 
 def _unfinished_batch(tx: Transaction, label: str) -> None:
     """Prepare a batch that is decided but not executed; another session has the id of one of its sessions."""
-    part = _part(label)
-    for number in range(2):
-        batches.store_parts(tx, label, number, [part.content])
-    put(tx, session(id=part.ids[1]))
-    session_ids = part.ids * 2
+    session_ids = _store_two_parts(tx, label).session_ids
+    put(tx, session(id=session_ids[1]))
     stored_batches.add(
         tx,
         Batch(

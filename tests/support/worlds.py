@@ -160,7 +160,6 @@ class World:
 
 def new_batch(world: World, requests: Sequence[CreateSession]) -> NewBatch:
     """Return a batch of one part."""
-    new, part = NewBatch(), prepare(world.settings, AGENT, requests, world.now)
-    new.add(part)
-    new.content = part.content
+    new = NewBatch()
+    new.content = prepare(new, world.settings, AGENT, requests, world.now)
     return new

@@ -23,7 +23,8 @@ from tminus.storage import Active
 def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
     """Return a session with the fields that this caller may see."""
     text = timestamps.text
-    sees_secrets, is_owner = may_see_secrets(caller, session), owns(caller, session)
+    is_owner = owns(caller, session)
+    sees_secrets = is_owner or may_see_secrets(caller, session)
     user = session.user_url if sees_secrets or is_owner else _link_without_pin(session)
     shown: schemas.Session = {
         "unattended": False,

@@ -211,9 +211,7 @@ class NewSessionParts:
         if self.dry_run:
             self.requests += valid
             return None
-        part = commands.prepare(settings, self._caller, valid, now)
-        self.new.add(part)
-        return part.content
+        return commands.prepare(self.new, settings, self._caller, valid, now)
 
     async def discard(self) -> None:
         """Remove the parts, unless the batch is decided."""

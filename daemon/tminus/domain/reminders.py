@@ -28,13 +28,14 @@ def in_order(reminders: Iterable[timedelta]) -> tuple[timedelta, ...]:
     return tuple(sorted(set(reminders), reverse=True))
 
 
-def reminders_text(reminders: Iterable[timedelta]) -> str | None:
+@lru_cache(maxsize=1024)  # the sessions of a site have few different lists
+def reminders_text(reminders: tuple[timedelta, ...]) -> str | None:
     """Return reminders as they are stored and shown: a JSON list such as `["1d","15m"]`; None if there are none."""
     shown = [duration_text(span) for span in in_order(reminders)]
     return orjson.dumps(shown).decode() if shown else None
 
 
-@lru_cache(maxsize=1024)  # the sessions of a site have few different lists
+@lru_cache(maxsize=1024)
 def parse_stored(text: str | None) -> tuple[timedelta, ...]:
     """Return stored reminders, the longest first."""
     return () if text is None else tuple(parse_duration(one) for one in orjson.loads(text))

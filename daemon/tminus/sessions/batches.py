@@ -155,18 +155,6 @@ def _refuse_overlaps(view: View, settings: Settings, caller: Caller, starts: Seq
 # --- new sessions -----------------------------------------------------------------------------------------------------
 
 
-class NewPart(NamedTuple):
-    """A part of new sessions: what is stored of it, and what the decision needs."""
-
-    content: str
-    ids: list[str]
-    starts: list[datetime | None]
-    has_pin: list[bool]
-    """Whether the type of each session has PINs."""
-    mails: int
-    """Number of mails that the sessions cause."""
-
-
 @dataclass(slots=True)
 class NewBatch:
     """The new sessions of a batch, without what is stored of them."""
@@ -175,38 +163,39 @@ class NewBatch:
     session_ids: list[str] = dataclasses.field(default_factory=list)
     starts: list[datetime | None] = dataclasses.field(default_factory=list)
     has_pin: list[bool] = dataclasses.field(default_factory=list)
+    """Whether the type of each session has PINs."""
     mails: int = 0
+    """Number of mails that the sessions cause."""
     stored: int = 0
     """Number of parts that are stored."""
     content: str | None = None
     """The content of the only part, if it is not stored."""
-
-    def add(self, part: NewPart) -> None:
-        """Add a part."""
-        self.session_ids += part.ids
-        self.starts += part.starts
-        self.has_pin += part.has_pin
-        self.mails += part.mails
+    taken: set[str] = dataclasses.field(default_factory=set)
+    """The ids of the sessions, so that no other one gets the same."""
 
 
-def prepare(settings: Settings, caller: Caller, requests: Sequence[CreateSession], now: datetime) -> NewPart:
-    """Return a part of new sessions. The times that depend on `now` are set when the sessions are stored."""
-    created_by = commands.created_by_text(caller, now)
+def prepare(new: NewBatch, settings: Settings, caller: Caller, requests: Sequence[CreateSession], now: datetime) -> str:
+    """Add a part to a batch, and return its content, which is stored.
+
+    The times that depend on `now` are set when the sessions are stored.
+    """
     # Ids with one first character are close together in the indexes. Otherwise each part would change most of their
     # pages, and write all these pages.
     first = ids.base62(1)
     supply = ids.Supply(sum(request.type.id_length + 2 * ids.TOKEN_LENGTH for request in requests))
-    rows: list[list[Any]] = []
+    rows: list[NewRow] = []
     for request in requests:
         values, _ = commands.session_values(settings, caller, request, now, "", first, supply.texts)
+        while values["id"] in new.taken:  # an id of a session with a PIN has only six characters
+            values, _ = commands.session_values(settings, caller, request, now, "", first)
+        new.taken.add(values["id"])
         rows.append(batches.new_row(values))
-    return NewPart(
-        _json({"at": Instant.number(now), "created_by": created_by, "columns": batches.COLUMNS, "rows": rows}),
-        [row[_ID] for row in rows],
-        [request.start_time for request in requests],
-        [request.type.has_pin for request in requests],
-        sum(mails_of(row[_INVITEES], row[_REMINDERS]) for row in rows),
-    )
+    new.session_ids += [row[_ID] for row in rows]
+    new.starts += [request.start_time for request in requests]
+    new.has_pin += [request.type.has_pin for request in requests]
+    new.mails += sum(mails_of(row[_INVITEES], row[_REMINDERS]) for row in rows)
+    created_by = commands.created_by_text(caller, now)
+    return _json({"at": Instant.number(now), "created_by": created_by, "columns": batches.COLUMNS, "rows": rows})
 
 
 def store_parts(tx: Transaction, batch_id: str, first: int, contents: Sequence[str]) -> None:
@@ -280,11 +269,11 @@ def _creation(scheduled: bool) -> Transition:
     return transition_for(Trigger.SCHEDULE if scheduled else Trigger.CREATE, None)
 
 
-def _create_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
-    """Store a part of new sessions with their events."""
-    part = orjson.loads(content)
-    rows: list[list[Any]] = batches.current_rows(part["columns"], part["rows"])
-    now, renamed = Instant.number(tx.now), _rename_taken(tx, rows)
+def _create_parts(tx: Transaction, settings: Settings, batch: batches.State, contents: Sequence[str]) -> "_Done":
+    """Store parts of new sessions with their events."""
+    now = Instant.number(tx.now)
+    rows = [row for content in contents for row in _rows(content, now)]
+    renamed = _rename_taken(tx, rows)
     # Milliseconds from the opening to the start, the same for every session.
     lead = now - Instant.number(opens_at(tx.now, settings.lifecycle.timeouts))
     types = {one.value: one for one in SessionType}
@@ -292,12 +281,7 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
     due: list[str] = []
     for row in rows:
         start = row[_START]
-        row[_CREATED_BY], row[_CREATED_AT], row[_UPDATED_AT] = part["created_by"], now, now
-        if row[_OPENED_AT] is not None:
-            row[_OPENED_AT] = now
-        if start is None:
-            row[_EXPIRES_AT] += now - part["at"]
-        else:
+        if start is not None:
             row[_DUE_AT] = start - lead  # as the insertion computes it
             if row[_DUE_AT] <= now:
                 due.append(row[_ID])
@@ -327,6 +311,19 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
         found = tx.sessions_with(due)
         open_sessions(tx, settings, batch.caller["request_id"], [found[one] for one in due], batch.pins.get("due", []))
     return _Done(len(rows), renamed, {} if due else {row[_ID]: row for row in rows})
+
+
+def _rows(content: str, now: int) -> list[NewRow]:
+    """Return the rows of a part, with the times that depend on `now`, the stored time at which they are created."""
+    part = orjson.loads(content)
+    rows = batches.current_rows(part["columns"], part["rows"])
+    for row in rows:
+        row[_CREATED_BY], row[_CREATED_AT], row[_UPDATED_AT] = part["created_by"], now, now
+        if row[_OPENED_AT] is not None:
+            row[_OPENED_AT] = now
+        if row[_START] is None:
+            row[_EXPIRES_AT] += now - part["at"]
+    return rows
 
 
 def _rename_taken(tx: Transaction, rows: Sequence[list[Any]]) -> dict[str, str]:
@@ -430,9 +427,9 @@ def reschedule(
     )  # fmt: skip
 
 
-def _move_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
-    """Move the sessions of a part, except those that have changed since the batch was decided."""
-    rows: list[tuple[str, int, int | None]] = orjson.loads(content)
+def _move_parts(tx: Transaction, settings: Settings, batch: batches.State, contents: Sequence[str]) -> "_Done":
+    """Move the sessions of parts, except those that have changed since the batch was decided."""
+    rows: list[tuple[str, int, int | None]] = [row for content in contents for row in orjson.loads(content)]
     timeouts, row = settings.lifecycle.timeouts, transition_for(Trigger.RESCHEDULE, Status.SCHEDULED)
     found = tx.sessions_with([session_id for session_id, _, start in rows if start is not None])
     cause = Cause(batch.caller["actor"] or "", batch.caller["request_id"])
@@ -476,9 +473,9 @@ def close(
     return _decide(tx, settings, caller, BatchKind.CLOSE, session_ids, _contents(session_ids), keyed)
 
 
-def _close_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
-    """Close those of the sessions of a part that are still open."""
-    session_ids: list[str] = orjson.loads(content)
+def _close_parts(tx: Transaction, settings: Settings, batch: batches.State, contents: Sequence[str]) -> "_Done":
+    """Close those of the sessions of parts that are still open."""
+    session_ids: list[str] = [session_id for content in contents for session_id in orjson.loads(content)]
     cause = Cause(batch.caller["actor"] or "", batch.caller["request_id"])
     found = tx.sessions_with(session_ids)
     for session in [found[one] for one in session_ids if one in found]:
@@ -624,7 +621,7 @@ def _read(view: View, session_ids: Sequence[str]) -> dict[str, tuple[Session, in
 
 
 class _Done(NamedTuple):
-    """A part that is done."""
+    """Parts that are done."""
 
     sessions: int
     """The number of its sessions."""
@@ -654,7 +651,7 @@ def _decide(
     cause, batch_id = {"actor": caller.actor, "request_id": caller.request_id}, batch_id or ids.random_hex()
     if len(session_ids) <= PART:
         state = batches.State(batch_id, kind, cause, pins or {}, len(session_ids), tx.now)
-        renamed = _DO[kind](tx, settings, state, contents[0]).renamed if contents else {}
+        renamed = _DO[kind](tx, settings, state, contents).renamed if contents else {}
         session_ids = [renamed.get(one, one) for one in session_ids]
         unfinished = None
     else:
@@ -692,10 +689,10 @@ def _decide(
     return Decided(session_ids, unfinished, key=None if keyed is None else keyed.key)
 
 
-_DO: dict[BatchKind, Callable[[Transaction, Settings, batches.State, str], _Done]] = {
-    BatchKind.CREATE: _create_part,
-    BatchKind.RESCHEDULE: _move_part,
-    BatchKind.CLOSE: _close_part,
+_DO: dict[BatchKind, Callable[[Transaction, Settings, batches.State, Sequence[str]], _Done]] = {
+    BatchKind.CREATE: _create_parts,
+    BatchKind.RESCHEDULE: _move_parts,
+    BatchKind.CLOSE: _close_parts,
 }
 
 
@@ -721,16 +718,12 @@ def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
     parts = batches.next_parts(tx, batch_id, PARTS if _is_alone(tx) else 1)
     if batch is None or not parts:
         return Progress(0, {})
-    numbers, renamed, created, sessions = [], dict[str, str](), dict[str, NewRow](), 0
-    for number, content in parts:
-        done = _DO[batch.kind](tx, settings, batch, content)
-        numbers.append(number)
-        renamed |= done.renamed
-        created |= done.created
-        sessions += done.sessions
-    if renamed:
-        batches.rename(tx, batch_id, renamed)
-    return Progress(batches.record_done(tx, batch, numbers, sessions), renamed, sessions, created)
+    numbers, contents = zip(*parts, strict=True)
+    done = _DO[batch.kind](tx, settings, batch, contents)
+    if done.renamed:
+        batches.rename(tx, batch_id, done.renamed)
+    remaining = batches.record_done(tx, batch, numbers, done.sessions)
+    return Progress(remaining, done.renamed, done.sessions, done.created)
 
 
 def _is_alone(tx: Transaction) -> bool:

@@ -18,8 +18,10 @@ from tminus.domain.types import Timeouts
 from tminus.storage.deadlines import deadline_sql
 from tminus.storage.tables import EVENTS
 
-ROWS = (100, 16)
-"""Numbers of rows that one statement inserts on SQLite; the last statement inserts the rest."""
+ROWS = (400, 100, 16)
+"""Numbers of rows that one statement inserts on SQLite; the last statement inserts the rest. SQLite allows 32,766
+parameters.
+"""
 
 
 class Inserted(NamedTuple):

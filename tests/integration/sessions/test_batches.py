@@ -1,16 +1,21 @@
-"""The number of parts of a batch that one transaction processes. On both databases."""
+"""Batches of new sessions: how many parts one transaction does, and the sessions that it creates. On both databases."""
 
 import threading
 from datetime import timedelta
 from functools import partial
 
+import orjson
 import pytest
 from tests.support.factories import AGENT, HOUR, MINUTE, order
 from tests.support.worlds import World
 
+from tminus.api import answers
+from tminus.domain import ids
+from tminus.domain.model import Session
 from tminus.domain.types import SessionType
 from tminus.sessions import batches
 from tminus.sessions.batches import PARTS, NewBatch, Progress
+from tminus.storage.batches import session
 
 PART = 2
 
@@ -22,9 +27,8 @@ def batch_id(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
     requests = [order(SessionType.LIVE, start_time=world.now + 5 * HOUR)] * PART
     new = NewBatch()
     for number in range(10):
-        part = batches.prepare(world.settings, AGENT, requests, world.now)
-        new.add(part)
-        world.run(partial(batches.store_parts, batch_id=new.id, first=number, contents=[part.content]))
+        content = batches.prepare(new, world.settings, AGENT, requests, world.now)
+        world.run(partial(batches.store_parts, batch_id=new.id, first=number, contents=[content]))
         new.stored += 1
     unfinished = world.run(lambda tx: batches.create(tx, world.settings, AGENT, new)).unfinished
     assert unfinished is not None
@@ -70,3 +74,27 @@ def test_one_part_is_done_if_another_job_shares_the_transaction(world: World, ba
 
     assert (doing.result(30).done, other.result(30)) == (PART, 2)
     holding.result(30)
+
+
+def test_a_new_session_is_answered_as_it_is_stored(world: World, batch_id: str) -> None:
+    made = [session(row) for row in do_next(world, batch_id).created.values()]
+    stored = world.all_sessions()
+
+    assert len(made) == PART * PARTS
+    assert repr(made) == repr([Session.model_validate(vars(one)) for one in made])
+    for one in made:
+        shown = [orjson.dumps(answers.session(each, AGENT, world.now)) for each in (one, stored[one.id])]
+        assert shown[0] == shown[1]
+
+
+def test_no_two_sessions_of_a_batch_get_the_same_id(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [order(SessionType.SUPPORT, start_time=world.now + HOUR)] * PART
+    base62 = ids.base62
+    monkeypatch.setattr(ids, "base62", lambda length: "y" if length == 1 else base62(length))
+    monkeypatch.setattr(ids.Supply, "texts", lambda _, *lengths: ["x" * length for length in lengths])
+    new = NewBatch()
+    for _ in range(2):
+        batches.prepare(new, world.settings, AGENT, requests, world.now)
+
+    assert len(set(new.session_ids)) == 2 * PART
+    assert "yxxxxx" in new.session_ids
