@@ -3,6 +3,8 @@
 import json
 import threading
 
+import pytest
+
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
@@ -42,6 +44,7 @@ class Callers:
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_backup_under_load_is_complete_and_a_new_daemon_starts_on_it(
     start_daemon: StartDaemon, make_daemon: StartDaemon
 ) -> None:

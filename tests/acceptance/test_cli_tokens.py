@@ -200,6 +200,7 @@ def test_root_follows_no_link_in_a_directory_of_the_daemons_user(daemon: Daemon)
         assert (theirs / "agent.toml").stat().st_uid == NOBODY
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(daemon: Daemon, own: Path) -> None:
     source = (
         "import os, sys, tminus.config.editing as editing\n"

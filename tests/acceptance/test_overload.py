@@ -80,6 +80,7 @@ def lag_of(daemon: Daemon, session_id: str) -> int:
     return eventually(opened)[0]
 
 
+@pytest.mark.slow
 def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon) -> None:
     address = ("127.0.0.1", int(loaded.url.rpartition(":")[2]))
     head = f"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n".encode()

@@ -189,6 +189,7 @@ def limit_memory() -> Iterator[Callable[[int], None]]:
         group.rmdir()
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_for_lack_of_memory_has_lost_no_acknowledged_change(
     storage: JSON, start_daemon: StartDaemon, limit_memory: Callable[[int], None]
 ) -> None:

@@ -78,25 +78,25 @@ def test_an_agent_sees_its_own_sessions_only(week: Daemon) -> None:
     assert week.get("/report", by="room").status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("zone=Mars/Olympus", "zone"),
-        ("zone=../../etc/passwd", "zone"),
-        ("zone=Europe", "zone"),
-        ("zone=localtime", "zone"),
-        ("zone=" + "x" * 65, "zone"),
-        ("since=2027-03-29T00:00:00Z&until=2027-03-28T00:00:00Z", "since"),
-        ("since=2020-01-01T00:00:00Z", "since"),
-        ("since=yesterday", "since"),
-        ("scope=ours", "scope"),
-    ],
-)
-def test_a_wrong_parameter_is_refused(week: Daemon, query: str, field: str) -> None:
-    answer = week.get(f"/report?{query}")
+WRONG = [
+    ("zone=Mars/Olympus", "zone"),
+    ("zone=../../etc/passwd", "zone"),
+    ("zone=Europe", "zone"),
+    ("zone=localtime", "zone"),
+    ("zone=" + "x" * 65, "zone"),
+    ("since=2027-03-29T00:00:00Z&until=2027-03-28T00:00:00Z", "since"),
+    ("since=2020-01-01T00:00:00Z", "since"),
+    ("since=yesterday", "since"),
+    ("scope=ours", "scope"),
+]
 
-    assert answer.status_code == 400
-    assert [one["field"] for one in answer.json()["errors"]] == [field]
+
+def test_a_wrong_parameter_is_refused(week: Daemon) -> None:
+    for query, field in WRONG:
+        answer = week.get(f"/report?{query}")
+
+        assert answer.status_code == 400, query
+        assert [one["field"] for one in answer.json()["errors"]] == [field], query
 
 
 def test_the_first_and_the_last_time_of_the_calendar_are_accepted(week: Daemon) -> None:

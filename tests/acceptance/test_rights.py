@@ -204,10 +204,11 @@ class Situation:
         return {row["id"]: row["version"] for row in rows if row["id"] in owned}
 
 
-@pytest.fixture(scope="module")
-def situation(each_daemon: Daemon) -> Iterator[Situation]:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(each_daemon.socket)), timeout=20) as local:
-        situation = Situation(each_daemon, local)
+@pytest.fixture(scope="module", params=["daemon", pytest.param("pg_daemon", marks=pytest.mark.slow)])
+def situation(request: pytest.FixtureRequest) -> Iterator[Situation]:
+    shared: Daemon = request.getfixturevalue(request.param)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(shared.socket)), timeout=20) as local:
+        situation = Situation(shared, local)
         situation.sessions = {whose: situation.create_sessions(whose) for whose in OWNERS}
         yield situation
 

@@ -32,6 +32,7 @@ def daemons(start_daemon: StartDaemon, sections: dict[str, Section]) -> Iterator
             daemon.terminate()
 
 
+@pytest.mark.slow
 def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_is_killed(
     daemons: tuple[Daemon, Daemon], receiver: Receiver
 ) -> None:

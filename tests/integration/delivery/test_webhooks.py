@@ -33,7 +33,7 @@ from tminus.domain.errors import UnknownSession, UnknownWebhook
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import PauseReason, SessionType
 from tminus.scheduler import sweeps
-from tminus.storage import READERS, Store, View, outbox, view
+from tminus.storage import READERS, Store, View, listen_notify, outbox, view
 from tminus.storage.store import Lane
 from tminus.storage.tables import EVENTS
 
@@ -95,6 +95,12 @@ class Sender:
     def run(self, call: Any) -> Any:
         """Run an operator's command; return its result."""
         return asyncio.run(call)
+
+
+@pytest.fixture(autouse=True)
+def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the thread that listens to PostgreSQL stop soon, rather than after up to a second."""
+    monkeypatch.setattr(listen_notify, "STOP_WITHIN", 0.05)
 
 
 @pytest.fixture

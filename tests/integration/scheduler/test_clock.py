@@ -383,7 +383,12 @@ def test_unchanged_timeouts_are_applied_once(world: World) -> None:
 @pytest.mark.parametrize(
     ("batch_time", "sizes"),
     [
-        pytest.param(60, [128, 256, 512, 1024, 2048, 4096, 4096], id="while they are quick, batches grow"),
+        pytest.param(
+            60,
+            [128, 256, 512, 1024, 2048, 4096, 4096],
+            id="while they are quick, batches grow",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(0, [128, *[512] * 17], id="slow batches stay small"),
     ],
 )

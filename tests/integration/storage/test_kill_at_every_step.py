@@ -299,6 +299,7 @@ def _prepared(action: Action, tx: Transaction) -> Target:
     return action.prepare(tx, Target(0, "a action"))
 
 
+@pytest.mark.slow
 def test_every_function_that_writes_is_tested_with_kills(
     sqlite_server: SqliteServer, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], object]
 ) -> None:

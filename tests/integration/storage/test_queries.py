@@ -627,6 +627,7 @@ def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: py
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_on_postgresql_no_query_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
     problems = []
