@@ -229,6 +229,7 @@ def test_an_agent_stays_shut_out_after_a_restart_and_when_removed_and_configured
     assert refusal(daemon.get("/me", by="anna")) == SHUT_OUT
 
 
+@pytest.mark.slow
 def test_two_daemons_shut_the_agent_out(start_daemon: StartDaemon, pg_server: PostgresServer) -> None:
     with pg_server.database(empty=True) as database, contextlib.ExitStack() as stack:
         one, other = (start_daemon(**SETTINGS, storage={"url": database.configured}) for _ in range(2))

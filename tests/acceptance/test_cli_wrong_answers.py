@@ -138,6 +138,7 @@ VALID = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "one", "answer", "needed"), VALID, ids=[" ".join(row[0]) for row in VALID])
 def test_a_missing_or_wrong_field_is_an_error(
     other: Other, command: tuple[str, ...], one: dict[str, Any], answer: Any, needed: Any

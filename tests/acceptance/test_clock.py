@@ -71,6 +71,7 @@ def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
     assert daemon.get(f"/support/{empty['pin']}/meta", by=None).status_code == 404
 
 
+@pytest.mark.parametrize("storage", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logged_as_late(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:

@@ -288,6 +288,7 @@ def test_the_command_follows_events(daemon: Daemon) -> None:
         following.communicate()
 
 
+@pytest.mark.slow
 def test_the_command_follows_events_over_a_restart_and_misses_none(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     session = daemon.make()

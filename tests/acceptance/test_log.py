@@ -308,6 +308,7 @@ def test_with_closed_standard_streams_the_daemon_serves_and_writes_no_log_into_i
     assert "nothing wrong" in daemon.command("db", "check").stdout
 
 
+@pytest.mark.slow
 def test_two_daemons_each_log_every_event_and_a_killed_one_continues_after_its_last(
     make_daemon: StartDaemon, sections: dict[str, Section]
 ) -> None:

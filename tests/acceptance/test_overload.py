@@ -115,6 +115,7 @@ def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon)
         assert lag_of(loaded, session) < LATE_MS
 
 
+@pytest.mark.slow
 def test_under_overload_excess_requests_are_refused_and_accepted_ones_are_answered_soon_and_stored_once(
     loaded: Daemon,
 ) -> None:

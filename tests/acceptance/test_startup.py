@@ -327,6 +327,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_no_request_is_refused_because_of_the_start_after_the_daemon_is_ready(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.spawn_patched(SLOW_TO_STOP_LISTENING)

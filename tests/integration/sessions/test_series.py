@@ -749,6 +749,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=6), zone=st.sampled_from(ZONES), begun=st.sampled_from([NOW, NOW + 70 * DAY]))
 @example([("passes", 1), ("move", 0), ("passes", 3), ("change", 11)], "Europe/Berlin", NOW)

@@ -174,6 +174,7 @@ def test_a_command_killed_at_any_step_is_done_completely_or_not_at_all_and_can_b
     assert all(label.startswith("create without a key") for label in undone)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_any_step_makes_each_transition_once(database: Database) -> None:
     killed = Killed(database, kills.SWEEPS)
     for name in kills.SWEEPS:

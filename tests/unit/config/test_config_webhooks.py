@@ -202,6 +202,7 @@ def test_a_problem_names_the_webhook_and_the_fix(tmp_path: Path, more: str, prob
     assert problem in found
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([field.alias or name for name, field in Webhook.model_fields.items()]),
     st.recursive(

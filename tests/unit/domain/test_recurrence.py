@@ -317,6 +317,7 @@ MANY_RULES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(MANY_RULES, DATES, TIMES, st.sampled_from(ZONES), st.integers(-30, 1500), st.integers(0, 86_399))
 def test_a_computation_for_later_times_selects_what_one_from_the_start_selects(
