@@ -1051,7 +1051,7 @@ def _store_two_parts(tx: Transaction, label: str) -> batches.NewBatch:
 
 def _unfinished_batch(tx: Transaction, label: str) -> None:
     """Prepare a batch that is decided but not executed; another session has the id of one of its sessions."""
-    session_ids = _store_two_parts(tx, label).session_ids
+    session_ids = list(_store_two_parts(tx, label).session_ids)
     put(tx, session(id=session_ids[1]))
     stored_batches.add(
         tx,

@@ -14,7 +14,7 @@ from tminus.domain import policy, timestamps
 from tminus.domain.intervals import Interval
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import Caller, SessionType, Status
-from tminus.sessions.authorization import may_see_secrets, owns
+from tminus.sessions.authorization import may_see_secrets
 from tminus.sessions.batches import Plan
 from tminus.sessions.commands import public_agent_session, public_roles
 from tminus.storage import Active
@@ -23,9 +23,8 @@ from tminus.storage import Active
 def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
     """Return a session with the fields that this caller may see."""
     text = timestamps.text
-    is_owner = owns(caller, session)
-    sees_secrets = is_owner or may_see_secrets(caller, session)
-    user = session.user_url if sees_secrets or is_owner else _link_without_pin(session)
+    sees_secrets = may_see_secrets(caller, session)
+    user = session.user_url if sees_secrets else _link_without_pin(session)
     shown: schemas.Session = {
         "unattended": False,
         "scheduled": session.scheduled,
@@ -66,7 +65,7 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         shown["hostAuthToken"] = session.host_auth_token
         shown["urls"]["host"] = host_link(session)
         shown["invitees"] = [] if session.invitees is None else orjson.Fragment(session.invitees)  # type: ignore[typeddict-item]
-    elif not is_owner:
+    else:
         shown["pin"] = 0  # the PIN admits to the session
     return shown
 
@@ -78,8 +77,7 @@ def host_link(session: Session) -> str:
 
 def user_link(session: Session, caller: Caller) -> str:
     """Return the link with which users join, without a PIN for callers who may see the session but not join it."""
-    sees_pin = may_see_secrets(caller, session) or owns(caller, session)
-    return session.user_url if sees_pin else _link_without_pin(session)
+    return session.user_url if may_see_secrets(caller, session) else _link_without_pin(session)
 
 
 def _link_without_pin(session: Session) -> str:

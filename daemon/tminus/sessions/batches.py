@@ -160,7 +160,8 @@ class NewBatch:
     """The new sessions of a batch, without what is stored of them."""
 
     id: str = dataclasses.field(default_factory=ids.random_hex)
-    session_ids: list[str] = dataclasses.field(default_factory=list)
+    session_ids: dict[str, None] = dataclasses.field(default_factory=dict)
+    """The ids in the order of the sessions, none twice."""
     starts: list[datetime | None] = dataclasses.field(default_factory=list)
     has_pin: list[bool] = dataclasses.field(default_factory=list)
     """Whether the type of each session has PINs."""
@@ -170,8 +171,6 @@ class NewBatch:
     """Number of parts that are stored."""
     content: str | None = None
     """The content of the only part, if it is not stored."""
-    taken: set[str] = dataclasses.field(default_factory=set)
-    """The ids of the sessions, so that no other one gets the same."""
 
 
 def prepare(new: NewBatch, settings: Settings, caller: Caller, requests: Sequence[CreateSession], now: datetime) -> str:
@@ -186,11 +185,10 @@ def prepare(new: NewBatch, settings: Settings, caller: Caller, requests: Sequenc
     rows: list[NewRow] = []
     for request in requests:
         values, _ = commands.session_values(settings, caller, request, now, "", first, supply.texts)
-        while values["id"] in new.taken:  # an id of a session with a PIN has only six characters
+        while values["id"] in new.session_ids:  # an id of a session with a PIN has only six characters
             values, _ = commands.session_values(settings, caller, request, now, "", first)
-        new.taken.add(values["id"])
+        new.session_ids[values["id"]] = None
         rows.append(batches.new_row(values))
-    new.session_ids += [row[_ID] for row in rows]
     new.starts += [request.start_time for request in requests]
     new.has_pin += [request.type.has_pin for request in requests]
     new.mails += sum(mails_of(row[_INVITEES], row[_REMINDERS]) for row in rows)
@@ -231,7 +229,7 @@ def create(
     due = _soon(settings, new.starts, new.has_pin, tx.now)
     contents = [] if new.content is None else [new.content]
     return _decide(
-        tx, settings, caller, BatchKind.CREATE, new.session_ids, contents, keyed,
+        tx, settings, caller, BatchKind.CREATE, list(new.session_ids), contents, keyed,
         batch_id=new.id, starts=new.starts, pins=_reserve(tx, new=at_once, due=due),
     )  # fmt: skip
 

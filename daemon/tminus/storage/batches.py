@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Integer, and_, bindparam, cast, delete, func, insert, or_, select, update
 
 from tminus.domain.model import Batch, BatchPart, Event, Instant, Session
-from tminus.domain.types import BatchKind, SessionType, Status
+from tminus.domain.types import BatchKind
 from tminus.storage.inserts import stored_values
 from tminus.storage.json_rows import look_up
 from tminus.storage.tables import BATCH_PARTS, BATCH_RECORDS, BATCHES, SESSIONS
@@ -26,10 +26,7 @@ _DEFAULTS = {name: field.default for name, field in Session.model_fields.items()
 _EVENT_DEFAULTS = {name: Event.model_fields[name].get_default() for name in EVENT_COLUMNS}
 _EVENT_PLACES = {name: place for place, name in enumerate(EVENT_COLUMNS)}
 _session_values = stored_values(SESSIONS, COLUMNS)
-_PLACES = {name: place for place, name in enumerate(COLUMNS)}
-_INSTANTS = [place for name, place in _PLACES.items() if isinstance(SESSIONS.c[name].type, Instant)]
-_TYPE, _STATUS = _PLACES["type"], _PLACES["status"]
-_TYPES, _STATUSES = {one.value: one for one in SessionType}, {one.value: one for one in Status}
+_INSTANTS = [place for place, name in enumerate(COLUMNS) if isinstance(SESSIONS.c[name].type, Instant)]
 
 _B, _PART = BATCHES.c, BATCH_PARTS.c
 
@@ -87,13 +84,12 @@ def current_rows(columns: list[str], rows: list[list[Any]]) -> list[list[Any]]:
 
 
 def session(row: NewRow) -> Session:
-    """Return the new session that has this row, which `new_row` has made."""
+    """Return the session that has this row."""
     values = list(row)
     for place in _INSTANTS:
         if values[place] is not None:
             values[place] = Instant.instant(values[place])
-    values[_TYPE], values[_STATUS] = _TYPES[values[_TYPE]], _STATUSES[values[_STATUS]]
-    return Session.without_validation(dict(zip(COLUMNS, values, strict=True)))
+    return Session.model_validate(dict(zip(COLUMNS, values, strict=True)))
 
 
 def new_event(**values: Any) -> list[Any]:
