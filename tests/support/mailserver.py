@@ -79,7 +79,8 @@ class MailServer:
         self.connections = 0
         self.users: list[str] = []
         self._lock = threading.Lock()
-        self._transports: list[Any] = []
+        self.transports: list[Any] = []
+        """All connections, also those on which nothing has been sent yet."""
 
         def check(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:
             given = (data.login.decode(), data.password.decode())
@@ -102,12 +103,17 @@ class MailServer:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        loop = self._controller.loop
+        server, loop = self._controller.server, self._controller.loop
+        assert server is not None
 
         async def end() -> None:
-            for transport in self._transports:
+            for listening in server.sockets:  # type: ignore[attr-defined]
+                # Accept nothing more. `close` would leave the sockets open that have no transport yet.
+                loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0.01)  # accepted connections get their transports in the next iterations of the loop
+            for transport in self.transports:
                 transport.abort()
-            await asyncio.sleep(0.01)  # the event loop closes their sockets in its next iterations
+            await asyncio.sleep(0.01)  # and it closes their sockets in those that follow
 
         asyncio.run_coroutine_threadsafe(end(), loop).result()
         self._controller.stop(no_assert=True)
@@ -131,7 +137,6 @@ class MailServer:
         self, server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
-        self._transports.append(server.transport)
         self.connections += 1
         return responses
 
@@ -165,6 +170,10 @@ class MailServer:
 
 
 class _Server(SMTP):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.event_handler.transports.append(transport)
+        super().connection_made(transport)
+
     async def smtp_DATA(self, arg: str) -> None:
         assert self.envelope is not None
         answer = self.event_handler.data.get(self.envelope.rcpt_tos[0])
