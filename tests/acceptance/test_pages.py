@@ -449,7 +449,7 @@ def test_an_error_that_does_not_pass_is_said_and_can_be_tried_again(make_daemon:
         database.execute("DROP TRIGGER broken")
     bob.press("Try again")
     bob.expect("in")
-    assert people(bob) == ["Bob"]
+    eventually(lambda: people(bob) == ["Bob"])
 
 
 def test_the_page_reports_a_link_to_no_session(daemon: Daemon, visit: Visit) -> None:
