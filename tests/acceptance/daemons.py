@@ -122,7 +122,7 @@ class Daemon:
         """Additional arguments of `tminus run`."""
         self.fresh = False
         """Whether the daemon and its commands start as new processes, as from a shell, instead of forked ones."""
-        self.http = httpx.Client(verify=NO_TLS, timeout=20)
+        self.http = httpx.Client(verify=NO_TLS, timeout=60)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
         self.configure(**sections)
