@@ -3,9 +3,8 @@
 import random
 import secrets
 import string
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 BASE62 = (string.digits + string.ascii_letters).encode()
 # A random byte below 248 (4 x 62) maps to one of 62 characters. The other eight values are dropped, since they would
@@ -15,6 +14,15 @@ _SURPLUS = bytes(range(248, 256))
 
 TOKEN_LENGTH = 32
 """Length of a token, in characters."""
+
+SHARED_BY = 100
+"""Number of ids that begin with the same characters."""
+
+SHARED_LENGTH = 3
+"""Number of characters that they share."""
+
+LEAST_RANDOM = 9
+"""Minimum number of characters that they do not share, which are enough that nobody guesses them."""
 
 PINS = range(100_000, 1_000_000)
 
@@ -27,38 +35,46 @@ def base62(length: int) -> str:
     return text[:length].decode()
 
 
-def base62_texts(*lengths: int) -> list[str]:
-    """Return one random text of each length, all from one system call.
+class SharedPrefix:
+    """The first characters of new ids: the same ones for `SHARED_BY` ids in a row, then other random ones.
 
-    Each system call releases the interpreter lock, and taking the lock again takes longer than reading the bytes.
+    Ids that are created one after the other are then close together in the indexes of the database. A commit writes
+    every page that has changed, and for ids without a common beginning that is a page for each id in each index.
     """
-    text = base62(sum(lengths))
-    return _split(text, lengths)
 
+    def __init__(self) -> None:
+        self._text = ""
+        self._left = 0
 
-def _split(text: str, lengths: Sequence[int]) -> list[str]:
-    return [text[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    def take(self, length: int) -> str:
+        """Return the beginning of a new id of this length, "" for a short one."""
+        if length < SHARED_LENGTH + LEAST_RANDOM:
+            return ""
+        if not self._left:
+            self._text, self._left = base62(SHARED_LENGTH), SHARED_BY
+        self._left -= 1
+        return self._text
 
 
 class Supply:
-    """Random characters for many texts, all from one system call.
+    """Random characters for many texts, drawn `length` at a time.
 
-    Parameters
-    ----------
-    length
-        The total number of characters.
+    Each draw is a system call, which releases the interpreter lock.
     """
 
     def __init__(self, length: int) -> None:
-        self._text = base62(length)
+        self._length = length
+        self._text = ""
         self._used = 0
 
     def texts(self, *lengths: int) -> list[str]:
-        """Take the next characters, and return them as one text of each length, as `base62_texts` does."""
-        first = self._used
-        self._used += sum(lengths)
-        assert self._used <= len(self._text), "the supply is large enough for all texts"
-        return _split(self._text[first : self._used], lengths)
+        """Take the next characters, and return them as one text of each length."""
+        wanted = sum(lengths)
+        if self._used + wanted > len(self._text):
+            self._text, self._used = base62(max(self._length, wanted)), 0
+        first, self._used = self._used, self._used + wanted
+        ends = accumulate(lengths, initial=first)
+        return [self._text[start:end] for start, end in pairwise(ends)]
 
 
 def token() -> str:

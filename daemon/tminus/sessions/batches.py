@@ -178,15 +178,16 @@ def prepare(new: NewBatch, settings: Settings, caller: Caller, requests: Sequenc
 
     The times that depend on `now` are set when the sessions are stored.
     """
-    # Ids with one first character are close together in the indexes. Otherwise each part would change most of their
-    # pages, and write all these pages.
-    first = ids.base62(1)
+    # Ids with a common beginning are close together in the indexes; see `SharedPrefix`. Short ids, which it leaves out,
+    # share one character.
+    prefix, short = ids.SharedPrefix(), ids.base62(1)
     supply = ids.Supply(sum(request.type.id_length + 2 * ids.TOKEN_LENGTH for request in requests))
     rows: list[NewRow] = []
     for request in requests:
+        first = prefix.take(request.type.id_length) or short
         values, _ = commands.session_values(settings, caller, request, now, "", first, supply.texts)
         while values["id"] in new.session_ids:  # an id of a session with a PIN has only six characters
-            values, _ = commands.session_values(settings, caller, request, now, "", first)
+            values, _ = commands.session_values(settings, caller, request, now, "", first, supply.texts)
         new.session_ids[values["id"]] = None
         rows.append(batches.new_row(values))
     new.starts += [request.start_time for request in requests]

@@ -62,7 +62,7 @@ def create(
     check_start(request.start_time, tx.now, settings)
     if request.start_time is not None:
         refuse_overlap(tx, settings, caller, caller.agent_id, request.start_time)
-    session, transition = new_session(settings, caller, request, tx.now)
+    session, transition = _new_session(tx, settings, caller, request)
     count_mails(tx, settings, [(caller.agent_id, mails_of(session.invitees, session.reminders))])
     if needs_pin(session.type, transition):
         give_pin(settings, session, tx.free_pin())
@@ -75,11 +75,13 @@ def create(
     return CreateResult(session)
 
 
-def new_session(
-    settings: Settings, caller: Caller, request: CreateSession, now: datetime
+def _new_session(
+    tx: Transaction, settings: Settings, caller: Caller, request: CreateSession
 ) -> tuple[Session, Transition]:
     """Return a new session without a PIN and without a deadline, and the transition that creates it."""
-    values, transition = session_values(settings, caller, request, now, created_by_text(caller, now))
+    first, texts = tx.allowances.id_prefix.take(request.type.id_length), tx.allowances.random_texts
+    created_by = created_by_text(caller, tx.now)
+    values, transition = session_values(settings, caller, request, tx.now, created_by, first, texts)
     return Session(**values), transition
 
 
@@ -89,13 +91,13 @@ def session_values(
     request: CreateSession,
     now: datetime,
     created_by: str,
-    first: str = "",
-    random_texts: Callable[..., list[str]] = ids.base62_texts,
+    first: str,
+    random_texts: Callable[..., list[str]],
 ) -> tuple[dict[str, Any], Transition]:
-    """Return what `new_session` returns, as the values of the model's fields.
+    """Return what `_new_session` returns, as the values of the model's fields.
 
     `created_by`: what `created_by_text` returns for the caller. `first`: the first characters of the id; the others are
-    random. `random_texts`: `ids.base62_texts`, or the `texts` of a supply.
+    random. `random_texts`: the `texts` of a `Supply`.
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)

@@ -270,9 +270,8 @@ def _stored_caller(caller: Caller) -> str:
 
 def _new(tx: Transaction, agent_id: int, acts: str, request: CreateSeries) -> Series:
     """Return a new series of an agent. `acts`: the agent in the form of `Series.caller`."""
-    [series_id] = ids.base62_texts(12)
     return Series(
-        id=series_id,
+        id=ids.base62(12),
         agent_id=agent_id,
         caller=acts,
         definition=_definition(request),

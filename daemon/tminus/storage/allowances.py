@@ -1,7 +1,10 @@
-"""Counts that the writer keeps in memory between transactions, so that no transaction has to count in the database."""
+"""What the writer keeps in memory between transactions: counts, so that none has to count in the database, and random
+characters.
+"""
 
 from collections.abc import Callable
 
+from tminus.domain.ids import SharedPrefix, Supply
 from tminus.storage.pins import FreePins
 
 UNCOUNTED = 100
@@ -9,11 +12,16 @@ UNCOUNTED = 100
 share a database, each may exceed an agent's limit by this number.
 """
 
+RANDOM = 8192
+"""Random characters that are drawn at a time, for about a hundred sessions."""
+
 
 class Allowances:
-    """The free PINs, and the sessions that agents may still open."""
+    """The free PINs, the sessions that agents may still open, and random characters for ids and secrets."""
 
     def __init__(self) -> None:
+        self.id_prefix = SharedPrefix()
+        self.random_texts = Supply(RANDOM).texts
         self.pins = FreePins()
         self.quotas = Quotas()
 

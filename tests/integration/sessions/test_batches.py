@@ -3,6 +3,7 @@
 import threading
 from datetime import timedelta
 from functools import partial
+from itertools import count
 
 import orjson
 import pytest
@@ -89,7 +90,13 @@ def test_no_two_sessions_of_a_batch_get_the_same_id(world: World, monkeypatch: p
     requests = [order(SessionType.SUPPORT, start_time=world.now + HOUR)] * PART
     base62 = ids.base62
     monkeypatch.setattr(ids, "base62", lambda length: "y" if length == 1 else base62(length))
-    monkeypatch.setattr(ids.Supply, "texts", lambda _, *lengths: ["x" * length for length in lengths])
+    draws = count()
+
+    def texts(_: ids.Supply, *lengths: int) -> list[str]:
+        """Return an id that is taken every second time."""
+        return [(base62(length) if next(draws) % 6 > 2 else "x" * length) for length in lengths]
+
+    monkeypatch.setattr(ids.Supply, "texts", texts)
     new = NewBatch()
     for _ in range(2):
         batches.prepare(new, world.settings, AGENT, requests, world.now)

@@ -1,6 +1,7 @@
 """Random ids, tokens and PINs."""
 
 import string
+from itertools import groupby
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,6 @@ def test_base62_has_the_requested_length_of_digits_and_letters(length: int) -> N
     drawn = ids.base62(length)
     assert len(drawn) == length
     assert set(drawn) <= ALPHABET
-
-
-@given(st.lists(st.integers(0, 100)))
-def test_base62_texts_have_their_lengths_and_share_no_characters(lengths: list[int]) -> None:
-    drawn = ids.base62_texts(*lengths)
-    assert [len(text) for text in drawn] == lengths
-    long = [text for text in drawn if len(text) > 10]
-    assert len(set(long)) == len(long)
 
 
 def test_all_62_characters_are_about_equally_frequent() -> None:
@@ -63,12 +56,29 @@ def test_choose_pins_returns_different_pins_and_at_most_all(pins: set[int], coun
     assert set(some) <= pins
 
 
-def test_a_supply_has_different_texts_of_the_right_lengths_until_it_is_used_up() -> None:
-    supply = ids.Supply(200)
-    texts = [*supply.texts(6, 32), *supply.texts(150), *supply.texts(12)]
+@given(st.lists(st.lists(st.integers(0, 40), max_size=4), max_size=20), st.integers(0, 60))
+def test_a_supply_has_different_texts_of_the_right_lengths_however_many(wanted: list[list[int]], size: int) -> None:
+    supply = ids.Supply(size)
+    texts = [supply.texts(*lengths) for lengths in wanted]
 
-    assert [len(text) for text in texts] == [6, 32, 150, 12]
-    assert all(text.encode().strip(ids.BASE62) == b"" for text in texts)
-    assert texts[3] not in texts[2]
-    with pytest.raises(AssertionError):
-        supply.texts(1)
+    assert [[len(text) for text in some] for some in texts] == wanted
+    found = [text for some in texts for text in some]
+    assert all(set(text) <= ALPHABET for text in found)
+    long = [text for text in found if len(text) > 10]
+    assert len(set(long)) == len(long)
+
+
+def test_long_ids_in_a_row_have_a_common_beginning_and_later_ones_another() -> None:
+    prefix = ids.SharedPrefix()
+    drawn = [prefix.take(12) for _ in range(40 * ids.SHARED_BY)]
+
+    assert {len(text) for text in drawn} == {3}
+    assert set().union(*drawn) <= ALPHABET
+    rows = [len(list(same)) for _, same in groupby(drawn)]
+    assert all(length % ids.SHARED_BY == 0 for length in rows)
+    assert len(rows) > 20, "two beginnings in a row are almost never equal"
+
+
+def test_an_id_keeps_nine_random_characters() -> None:
+    prefix = ids.SharedPrefix()
+    assert [len(prefix.take(length)) for length in (1, 6, 11, 12, 20)] == [0, 0, 0, 3, 3]
