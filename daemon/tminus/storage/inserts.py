@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Dialect, Row, Table
+from sqlalchemy import Connection, Dialect, Table
 from sqlmodel import SQLModel
 
 from tminus.domain.model import Instant, JsonText
@@ -24,11 +24,20 @@ parameters.
 """
 
 
+_DEADLINES = """
+SELECT json_group_array(json_array(id, due_at, due_trigger)) FROM session
+WHERE id IN (SELECT value FROM json_each(?))
+"""
+"""Returns the deadlines of sessions on SQLite, in one row: each row that is fetched releases the interpreter lock, and
+taking the lock again takes longer than finding the row.
+"""
+
+
 class Inserted(NamedTuple):
     """The result of an insertion."""
 
-    rows: Sequence[Row[Any]]
-    """Of sessions the ids and deadlines; of events on PostgreSQL the numbers; otherwise empty."""
+    rows: Sequence[Sequence[Any]]
+    """Of sessions the ids, deadlines and their triggers; of events on PostgreSQL the numbers; otherwise empty."""
     last_row: int
     """The number of the last row, on SQLite."""
 
@@ -66,21 +75,20 @@ def insert_values(
 ) -> Inserted:
     """Insert rows, at least one, as `insert_rows`, from values that `stored_values` has converted.
 
-    `returning`: whether the ids and deadlines of sessions are needed. On SQLite, each row that is fetched releases the
-    interpreter lock, which another thread may then keep.
+    `returning`: whether the ids and deadlines of sessions are needed.
     """
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
         result = connection.exec_driver_sql(statement, bind(rows))
         return Inserted(result.all() if result.returns_rows else [], 0)
-    returned: list[Row[Any]] = []
+    returned: Sequence[Sequence[Any]] = []
     for some in _portions(rows):
-        statement, bind = _values(connection.dialect, table, columns, len(some), timeouts, returning=returning)
+        statement, bind = _values(connection.dialect, table, columns, len(some), timeouts)
         result = connection.exec_driver_sql(statement, bind(some))
-        if result.returns_rows:
-            # Rows are fetched at once: SQLite keeps a savepoint for each statement whose rows are not fetched, and
-            # copies each page that changes once for every savepoint.
-            returned += result
+    if timeouts is not None and returning:
+        ids = orjson.dumps([row[columns.index("id")] for row in rows]).decode()
+        [found] = connection.exec_driver_sql(_DEADLINES, (ids,)).one()
+        returned = orjson.loads(found)
     return Inserted(returned, result.lastrowid)
 
 
@@ -96,7 +104,7 @@ def _portions(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
 
 @cache
 def _values(
-    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None, *, returning: bool
+    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
 ) -> tuple[str, Bind]:
     """Return an insertion of several rows for SQLite.
 
@@ -111,9 +119,8 @@ def _values(
     name, listed = _quoted(dialect, table, columns)
     if timeouts is None:
         return f"INSERT INTO {name} ({listed}) {given}", bind
-    selected, returned = _with_deadlines(dialect, columns, timeouts)
-    insertion = f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given"
-    return f"{insertion} {returned}" if returning else insertion, bind
+    selected = _with_deadlines(dialect, columns, timeouts)
+    return f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given", bind
 
 
 @cache
@@ -133,19 +140,16 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeout
 
     selected, returned = f"SELECT {listed}", "RETURNING seq" if table is EVENTS else ""
     if timeouts is not None:
-        selected, returned = _with_deadlines(dialect, columns, timeouts)
+        selected, returned = _with_deadlines(dialect, columns, timeouts), "RETURNING id, due_at, due_trigger"
     rows = f"json_populate_recordset(NULL::{name}, %s::json) AS given"
     return f"INSERT INTO {name} ({listed}) {selected} FROM {rows} {returned}", bind
 
 
-def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
-    """Return the SELECT clause that computes the deadlines of new sessions, and the RETURNING clause."""
+def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> str:
+    """Return the SELECT clause that computes the deadlines of new sessions."""
     expressions = deadline_sql(dialect, timeouts, "given")
     quote = dialect.identifier_preparer.quote
-    return (
-        f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}",
-        "RETURNING id, due_at, due_trigger",
-    )
+    return f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}"
 
 
 @cache

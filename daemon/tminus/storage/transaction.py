@@ -89,7 +89,7 @@ class Transaction(View):
     def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
         super().__init__(connection)
         self.allowances = allowances or Allowances()
-        """The counts that the writer keeps in memory between transactions."""
+        """What the writer keeps in memory between transactions."""
         self.now = now
         """The time of this transaction, and of every change in it."""
         self.earliest_due: datetime | None = None
@@ -141,7 +141,7 @@ class Transaction(View):
             self._lock_writers()
             inserted = insert_rows(self._connection, EVENTS, EVENT_COLUMNS, events)
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
-            last = max(row.seq for row in inserted.rows) if inserted.rows else inserted.last_row
+            last = max(seq for (seq,) in inserted.rows) if inserted.rows else inserted.last_row
             for number, event in enumerate(events, last - len(events) + 1):
                 vars(event)["seq"] = number  # assignment through pydantic takes as long as inserting the row
         while self._requested:
@@ -162,11 +162,12 @@ class Transaction(View):
         if sessions:
             stored = {one.id: one for one in sessions}
             columns = tuple(Session.model_fields)
-            for row in insert_rows(self._connection, SESSIONS, columns, sessions, self._timeouts).rows:
-                due = None if row.due_at is None else Instant.instant(row.due_at)
-                vars(stored[row.id]).update(due_at=due, due_trigger=row.due_trigger and Trigger(row.due_trigger))
+            inserted = insert_rows(self._connection, SESSIONS, columns, sessions, self._timeouts)
+            for session_id, number, trigger in inserted.rows:
+                due = None if number is None else Instant.instant(number)
+                vars(stored[session_id]).update(due_at=due, due_trigger=trigger and Trigger(trigger))
                 self.note_due(due)
-                self.note_due(stored[row.id].remind_at)
+                self.note_due(stored[session_id].remind_at)
 
     def _lock_writers(self) -> None:
         """Lock out the writers of other daemons until the commit.
