@@ -1256,6 +1256,7 @@ class TrialStore(Store):
         self._writer = kills.make_writer(self._writing, self.steps, lambda: now)
         self._writer.start()
         self.submit, self.transact = self._writer.submit, self._writer.transact
+        self.transact_then = self._writer.transact_then
 
     def prepare(self, trial: Trial, label: str) -> State:
         """Prepare the rows of a trial; return their state."""

@@ -13,6 +13,7 @@ from tminus.domain.events import NamedSession
 from tminus.storage import Transaction
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(slots=True)
@@ -67,7 +68,15 @@ class RequestContext:
 
         `session_id`: the session that the job will read, if it is known; `large`: whether it writes many rows.
         """
+        return await self.services.transact(self._noted(job, session_id), session_id, large=large)
 
+    async def write_then(
+        self, job: Callable[[Transaction], T], then: Callable[[T], U], session_id: str | None = None
+    ) -> U:
+        """Run a job as `write` does; return what `then` returns for its result. `then` runs on the writer's thread."""
+        return await self.services.transact_then(self._noted(job, session_id), then, session_id)
+
+    def _noted(self, job: Callable[[Transaction], T], session_id: str | None) -> Callable[[Transaction], T]:
         def run_and_note(tx: Transaction) -> T:
             before, tx.loaded = tx.writes, None
             try:
@@ -79,7 +88,7 @@ class RequestContext:
             self.recorded |= tx.writes > before
             return result
 
-        return await self.services.transact(run_and_note, session_id, large=large)
+        return run_and_note
 
     def refuse(self, refusal: RequestError) -> None:
         """Record for the log that the request is refused. The error itself is not kept: it refers to this object."""

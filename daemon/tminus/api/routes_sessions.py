@@ -1,6 +1,6 @@
 """Routes of sessions: create, list, show, reschedule and close; and the reports of rooms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -48,7 +48,8 @@ from tminus.new_sessions import Instant, NewSession
 from tminus.sessions import commands, participants, queries
 from tminus.sessions.idempotency import keyed_request
 from tminus.sessions.overlaps import overlaps
-from tminus.storage import SessionFilter, View
+from tminus.sessions.transitions import CreateResult
+from tminus.storage import SessionFilter, Transaction, View
 
 router = Router("/v3", "sessions")
 
@@ -57,14 +58,32 @@ ORDERS = {"createdAt": "created_at", "updatedAt": "updated_at", "startTime": "st
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 
-async def _answer_to_change(
-    context: RequestContext, session: Session, caller: Caller, *, replayed: bool = False
+async def _change(
+    context: RequestContext,
+    caller: Caller,
+    job: Callable[[Transaction], Session | CreateResult],
+    session_id: str | None = None,
 ) -> Answer:
-    """Return the response to a request that scheduled a session or moved it, with a warning if others overlap."""
-    services, others = context.services, list[str]()
-    if services.settings.policy.overlap is OverlapPolicy.WARN and session.start_time is not None:
-        others = await services.query(lambda view: overlaps(view, services.settings, caller, session))
-    return _answer(session, caller, replayed=replayed, others=others)
+    """Schedule or move a session, and return the response, with a warning if others overlap.
+
+    If it has no warning, the writer's thread makes it.
+    """
+    services = context.services
+
+    def changed(done: Session | CreateResult) -> Session:
+        if isinstance(done, CreateResult):
+            context.session_id, context.replayed, done = done.session.id, done.replayed, done.session
+        return done
+
+    def respond(session: Session, others: Sequence[str] = ()) -> Answer:
+        return _answer(session, caller, replayed=context.replayed, others=others)
+
+    if services.settings.policy.overlap is not OverlapPolicy.WARN:
+        return await context.write_then(job, lambda done: respond(changed(done)), session_id)
+    session = await context.write_then(job, changed, session_id)
+    if session.start_time is None:
+        return respond(session)
+    return await services.query(lambda view: respond(session, overlaps(view, services.settings, caller, session)))
 
 
 def _answer(session: Session, caller: Caller, *, replayed: bool = False, others: Sequence[str] = ()) -> Answer:
@@ -94,9 +113,7 @@ async def create_session(
         keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # free the body, which may be large: many requests may wait for the writer
     context.named = create
-    result = await context.write(lambda tx: commands.create(tx, services.settings, caller, create, keyed))
-    context.session_id, context.replayed = result.session.id, result.replayed
-    return await _answer_to_change(context, result.session, caller, replayed=result.replayed)
+    return await _change(context, caller, lambda tx: commands.create(tx, services.settings, caller, create, keyed))
 
 
 @router.get(
@@ -149,8 +166,10 @@ async def list_sessions(
     refusals=refusals(Forbidden, UnknownSession),
 )
 async def get_session(context: RequestContext, caller: CurrentCaller, session_id: str) -> Answer:
-    session = await context.services.query(lambda view: queries.get_session(view, caller, session_id), session_id)
-    return _answer(session, caller)
+    def look(view: View) -> Answer:
+        return _answer(queries.get_session(view, caller, session_id), caller)
+
+    return await context.services.query(look, session_id)
 
 
 @router.put(
@@ -173,10 +192,12 @@ async def reschedule_session(
     context: RequestContext, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
 ) -> Answer:
     services, seen = context.services, versions(if_match)
-    session = await context.write(
-        lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen), session_id
+    return await _change(
+        context,
+        caller,
+        lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen),
+        session_id,
     )
-    return await _answer_to_change(context, session, caller)
 
 
 @router.delete(

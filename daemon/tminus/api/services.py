@@ -109,7 +109,7 @@ class Services:
     ) -> None:
         self.store = store
         self.webhooks = webhooks
-        self.transact = store.transact
+        self.transact, self.transact_then = store.transact, store.transact_then
         self.not_ready, self.notes = not_ready, notes
         self.instance = instance
         self.draining = False

@@ -28,14 +28,14 @@
 `json_rows`      passes values for many rows to a statement, as a JSON object
 `reports`        aggregates of the sessions that closed in a period
 `pins`           random free PINs
-`allowances`     counts that the writer keeps in memory between transactions
+`allowances`     what the writer keeps in memory between transactions
 `outbox`         the position of each endpoint, replays, the delivery log
 `mails`          what became of the mails to invitees
 `log_positions`  the position of each daemon's log
 `test_clock`     whether a database belongs to a test clock, and its time
 `meta`           the keys of the table `meta`, and the format of their values
 `writer`         one thread, group commit
-`store`          an open database: `read`, `submit`, `transact`
+`store`          an open database: `read`, `submit`, `transact`, `transact_then`
 `reads`          whether the database can be read
 `observer`       what a store reports to the daemon
 `notifier`       wakes coroutines that wait for new events

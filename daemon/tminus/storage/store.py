@@ -128,6 +128,7 @@ class Store:
         self._writer.start()
         self.submit = self._writer.submit
         self.transact = self._writer.transact
+        self.transact_then = self._writer.transact_then
 
     def _connect(self, make: Callable[..., Engine]) -> None:
         """Make the engines and everything that reading needs; no thread runs yet. `make` returns an engine."""

@@ -37,6 +37,7 @@ from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread, for_future
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 BATCH = 128
 """Maximum number of jobs that share one commit. It limits how long the first of them waits for the last."""
@@ -66,8 +67,17 @@ class _Work:
     loop: asyncio.AbstractEventLoop | None = None
     session_id: str | None = None
     large: bool = False
+    then: Callable[[Any], Any] | None = None
     result: Any = None
     error: BaseException | None = None
+
+    def convert(self) -> None:
+        """Replace the result of a committed job by what `then` returns."""
+        if self.then is not None and self.error is None and not self.future.cancelled():
+            try:
+                self.result = self.then(self.result)
+            except BaseException as error:  # one that is no `Exception` must not leave the other jobs without an answer
+                self.error = error
 
     def finish(self) -> None:
         # The caller may have cancelled it, perhaps on another thread just now. What was written stays written.
@@ -168,6 +178,23 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        self._add(_Work(job, future, loop, session_id, large), loop)
+        return await future
+
+    async def transact_then(
+        self, job: Callable[[Transaction], T], then: Callable[[T], U], session_id: str | None = None
+    ) -> U:
+        """Run a job as `transact` does, and return what `then` returns for its result after the commit.
+
+        `then` is called on the writer's thread: the objects of the job are still in its processor's cache, and only
+        what the caller needs of them is passed to another thread.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[U] = loop.create_future()
+        self._add(_Work(job, future, loop, session_id, then=then), loop)
+        return await future
+
+    def _add(self, work: _Work, loop: asyncio.AbstractEventLoop) -> None:
         self._check_queue(self._requests, len(self._arriving))
         if self._would_fail():
             raise StoreUnavailable  # another attempt would take as long as the one before
@@ -175,8 +202,7 @@ class Writer:
         # first of them would run a batch of one, and compete with the loop for the interpreter lock.
         if not self._arriving:
             loop.call_soon(self._hand_over)
-        self._arriving.append(_Work(job, future, loop, session_id, large))
-        return await future
+        self._arriving.append(work)
 
     def _hand_over(self) -> None:
         arrived, self._arriving = self._arriving, []
@@ -408,6 +434,7 @@ class Writer:
         """Finish the futures of the jobs. An event loop is woken once per batch, not once per job."""
         loops: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
         for work in batch:
+            work.convert()
             if work.loop is None:
                 work.finish()
             else:

@@ -237,7 +237,7 @@ WRITES_NOTHING = {
     "scheduler.sources.Source.do_due",
     "scheduler.sources.Source.recompute_deadlines",
     "scheduler.sources.Source.warm_up",
-    "api.request_context.RequestContext.write.run_and_note",
+    "api.request_context.RequestContext._noted.run_and_note",
 }
 """Functions that take a transaction but write nothing: `_committed` runs after the commit, `warm_up` changes no row,
 the methods of `Source` are declarations, and `run_and_note` only calls a job.

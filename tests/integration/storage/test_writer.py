@@ -398,6 +398,49 @@ def test_the_job_of_a_cancelled_coroutine_is_still_executed(database: Database) 
     assert meta(store, "k") == "x"
 
 
+def test_a_result_is_converted_after_the_commit_on_the_writers_thread(database: Database) -> None:
+    commits: Log = []
+    store = database.open(committed=lambda _tx: commits.append(1))
+
+    def convert(name: str) -> tuple[str, int, str]:
+        return name.upper(), len(commits), threading.current_thread().name
+
+    assert asyncio.run(store.transact_then(put("k"), convert)) == ("K", 1, "writer")
+    assert meta(store, "k") == "x"
+
+
+class Panic(BaseException):
+    """An exception that is no `Exception`, as extension modules raise some."""
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, Panic])
+def test_an_error_in_a_conversion_reaches_its_caller_alone_and_the_change_stays(
+    database: Database, kind: type[BaseException]
+) -> None:
+    store = database.open()
+
+    def fail(_name: str) -> None:
+        raise kind
+
+    async def both() -> list[Any]:
+        jobs: list[Any] = [store.transact_then(put("k1"), fail), store.transact(put("k2"))]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    failed, name = asyncio.run(both())
+    assert isinstance(failed, kind)
+    assert name == "k2"
+    assert [meta(store, one) for one in ("k1", "k2")] == ["x", "x"]
+
+
+def test_a_refused_job_is_not_converted(database: Database) -> None:
+    store = database.open()
+    converted: Log = []
+
+    with pytest.raises(NoPinFree):
+        asyncio.run(store.transact_then(refuse, converted.append))
+    assert not converted
+
+
 # --- a failing database -----------------------------------------------------------------------------------------------
 
 
