@@ -57,11 +57,12 @@ from tminus.api.held import HOLD
 from tminus.api.middleware import BEGUN, HEADERS
 from tminus.api.request_body import MALFORMED, WHOLE
 from tminus.api.request_log import CUT_OFF
+from tminus.api.response import RESPOND
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 from tminus.api.websocket import IS_OURS
 
 __all__ = [
-    "BEGUN", "CUT_OFF", "HEADERS", "HOLD", "IS_OURS", "MALFORMED", "WHOLE", "Services", "make_application",
-    "make_starting_application", "trusted",
+    "BEGUN", "CUT_OFF", "HEADERS", "HOLD", "IS_OURS", "MALFORMED", "RESPOND", "WHOLE", "Services",
+    "make_application", "make_starting_application", "trusted",
 ]  # fmt: skip

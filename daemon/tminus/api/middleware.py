@@ -15,7 +15,7 @@ from tminus.api.errors import answer
 from tminus.api.request_body import BATCH_PATHS, ClientDisconnected, read_body
 from tminus.api.request_context import RequestContext, put
 from tminus.api.request_log import DISCONNECTED, OPERATIONS, record
-from tminus.api.response import Headers, Response
+from tminus.api.response import RESPOND, Headers, Response
 from tminus.api.services import Services
 from tminus.domain import errors, ids
 from tminus.domain.text import escape
@@ -71,10 +71,19 @@ _ALWAYS = [
 _NOTHING_ALLOWED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NOTHING_ALLOWED]
 """Headers of most responses, which no cache may store."""
+_NAMES = frozenset({b"x-request-id", *(name for name, _ in HEADERS)})
+"""The names of the headers of most responses."""
 _DOCS_HEADERS = [*_ALWAYS, (b"cache-control", b"no-cache")]
 """Headers of the documentation page, which adds its own policy. Browsers may keep it, but must revalidate it."""
 _ASSETS_HEADERS = [*_DOCS_HEADERS, _NOTHING_ALLOWED]
 """Headers of the files that the page loads: about a megabyte, the same for all callers."""
+
+
+def _encoded(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+_FIELDS = _encoded(HEADERS)
 
 
 class Middleware:
@@ -92,7 +101,8 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = clock.monotonic()
         method = scope["method"]
-        # HEAD is handled like GET. The HTTP server has the original scope and omits the body.
+        # HEAD is handled like GET. The HTTP server has the original scope, omits the body, and may keep the scope until
+        # the next request, so it must not refer to the context of this one.
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": canonical(scope["path"])}
         context = make_context(self._services, scope, method)
         try:
@@ -134,8 +144,8 @@ class Middleware:
         response = await self._dispatcher.respond(context, scope["path"], scope["method"])
         if isinstance(response, Response):
             context.code = response.status_code
-            response.headers += _missing_headers(context, response.headers)
-            await response(scope, receive, send)
+            more = _missing_fields(context, response.headers)
+            await scope["state"][RESPOND](response.status_code, response.headers, more, response.body)
         else:
             await response(scope, receive, _sending(context, send))
 
@@ -234,6 +244,13 @@ def _missing_headers(context: RequestContext, own: Sequence[tuple[bytes, bytes]]
     """Return the headers of every response, without those that the response sets itself."""
     names = {name for name, _ in own}
     return [header for header in response_headers(context) if header[0] not in names]
+
+
+def _missing_fields(context: RequestContext, own: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return what `_missing_headers` returns, encoded. Paths that need other headers than `HEADERS` go through CORS."""
+    if _NAMES.isdisjoint([name for name, _ in own]):
+        return b"x-request-id: %b\r\n%b" % (context.request_id.encode(), _FIELDS)
+    return _encoded(_missing_headers(context, own))
 
 
 def response_headers(context: RequestContext) -> Headers:

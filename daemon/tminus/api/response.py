@@ -7,6 +7,11 @@ from starlette.types import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 
+RESPOND = "tminus.respond"
+"""Key in the state of an ASGI scope. Its value is a function of the HTTP server that sends a complete response: status,
+headers, further header fields that are encoded already, and the body.
+"""
+
 
 class Response:
     """A response with a complete body. `headers` are added to `Content-Length` and `Content-Type`."""

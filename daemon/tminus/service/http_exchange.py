@@ -4,12 +4,12 @@ import asyncio
 import http
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from tminus.api import CUT_OFF, HOLD, MALFORMED, WHOLE
+from tminus.api import CUT_OFF, HOLD, MALFORMED, RESPOND, WHOLE
 
 BODY_BUFFER = 65_536
 """Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
@@ -85,7 +85,9 @@ class Exchange:
         self._bodyless = scope.get("method") == "HEAD"
         self._left = 0
         """Bytes of the response's body that are not sent yet; -1 if its length is unknown."""
-        scope["state"] |= {CUT_OFF: self._is_cut_off, HOLD: self._hold, WHOLE: self._whole}
+        scope["state"] |= {
+            CUT_OFF: self._is_cut_off, HOLD: self._hold, RESPOND: self._respond, WHOLE: self._whole
+        }  # fmt: skip
 
     # --- called by the connection -------------------------------------------------------------------------------------
 
@@ -173,21 +175,36 @@ class Exchange:
         if self.disconnected:
             return
         if message["type"] == "http.response.start" and not self._begun:
-            self._begin(message)
+            self._begin(message["status"], message.get("headers", ()))
         elif message["type"] == "http.response.body" and self._begun and not self.complete:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
-            if self.complete:  # the log line, which follows, tells whether the client has read a large response
-                await self._channel.drain()
-                self._cut_off = self.disconnected
+            if self.complete:
+                await self._wait_for_client()
         else:
             raise RuntimeError(f"unexpected ASGI message {message['type']}")
 
-    def _begin(self, message: Message) -> None:
+    async def _respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], more: bytes, body: bytes) -> None:
+        """Send a complete response, in one step instead of two messages. `more`: further header fields, encoded."""
+        if not self.disconnected:
+            await self._channel.drain()
+        if self.disconnected:
+            return
+        if self._begun:
+            raise RuntimeError("the response has already begun")
+        self._begin(status, headers, more)
+        self._send_body(body, more=False)
+        await self._wait_for_client()
+
+    async def _wait_for_client(self) -> None:
+        """Wait for the client to read all but the end of a large response: the log line says if it did not."""
+        await self._channel.drain()
+        self._cut_off = self.disconnected
+
+    def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]], more: bytes = b"") -> None:
         self._begun = True
-        status: int = message["status"]
         lines = []
         has_length = says_close = False
-        for name, value in (*self._channel.default_headers, *message.get("headers", ())):
+        for name, value in (*self._channel.default_headers, *headers):
             if name == b"content-length":
                 has_length, self._left = True, int(value)
             elif name == b"connection" and value.lower() == b"close":
@@ -196,6 +213,7 @@ class Exchange:
         fields = b"".join(lines)
         if not FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
             raise RuntimeError("the response has an invalid header")
+        fields += more
         self._bodyless = self._bodyless or status in {204, 304}
         if self._expects_continue:
             # The client may or may not send the body now: the next bytes could be the body or another request.

@@ -1,9 +1,12 @@
-"""Fields of a request's head that occur several times, and the media types of `Accept`."""
+"""Fields of a request's head that occur several times, media types of `Accept`, and the fields of each response."""
+
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tminus.api.media_types import listed
-from tminus.api.middleware import fields_by_name
+from tminus.api.middleware import HEADERS, _missing_fields, fields_by_name
 
 
 def test_the_lines_of_a_list_are_joined_and_of_other_fields_the_first_counts() -> None:
@@ -33,3 +36,17 @@ def test_the_lines_of_a_list_are_joined_and_of_other_fields_the_first_counts() -
 )
 def test_a_media_type_is_accepted_unless_its_quality_is_zero(accept: str, types: set[str]) -> None:
     assert listed(accept) == types
+
+
+@pytest.mark.parametrize(
+    ("own", "absent"),
+    [([], set()), ([(b"etag", b'"1"')], set()), ([(b"cache-control", b"no-cache"), (b"x-request-id", b"b")], {0, 4})],
+)
+def test_a_response_gets_every_header_that_it_does_not_set_itself(
+    own: list[tuple[bytes, bytes]], absent: set[int]
+) -> None:
+    context: Any = Mock(scope={"path": "/v3/x"}, code=200, request_id="a")
+    every = [(b"x-request-id", b"a"), *HEADERS]
+
+    expected = b"".join(b"%b: %b\r\n" % one for place, one in enumerate(every) if place not in absent)
+    assert _missing_fields(context, own) == expected
