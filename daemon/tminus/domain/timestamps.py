@@ -5,6 +5,7 @@ comparisons all use the same number.
 """
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -16,12 +17,15 @@ _OUTSIDE = "is outside the years 1 to 9999 in UTC"
 
 _EXAMPLE = "for example 2030-08-10T15:30:00.000Z"
 
-# Not `datetime.fromisoformat`: it reads half an hour as half a second (`T10.5Z`), ignores characters before the zone,
-# and accepts other forms in each version of Python.
+# Not `datetime.fromisoformat` for every form: it reads half an hour as half a second (`T10.5Z`), ignores characters
+# before the zone, and accepts other forms in each version of Python.
 _EXTENDED = r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
 _BASIC = r"([0-9]{4})([0-9]{2})([0-9]{2})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?"
 _ZONE = r"([Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
 _FORMS = (re.compile(_EXTENDED + _ZONE), re.compile(_BASIC + _ZONE))
+
+_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?(?:Z|\+00:00)")
+"""The form that almost all programs send. `datetime.fromisoformat` reads it correctly, and quickly."""
 
 _PLUS_LOST = re.compile(r".*[0-9] [0-9]{2}:?[0-9]{2}")
 """An offset such as `+02:00` in a query string, where an unescaped `+` means a space."""
@@ -33,6 +37,9 @@ def parse(text: str) -> datetime:
     A time without an offset is refused, because it means something else in each time zone. Raises `ValueError` with a
     message that follows the field's name: "is not …".
     """
+    if _USUAL.fullmatch(text):
+        with suppress(ValueError):  # the reason is found below
+            return datetime.fromisoformat(text)
     match = next((found for form in _FORMS if (found := form.fullmatch(text))), None)
     if match is None:
         hint = '; in a URL, write "+" as %2B' if _PLUS_LOST.fullmatch(text) else ""

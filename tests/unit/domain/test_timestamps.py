@@ -48,6 +48,25 @@ def test_any_offset_names_the_same_instant(moment: datetime) -> None:
     assert timestamps.parse(moment.isoformat()) == cut_to_milliseconds(moment)
 
 
+@given(
+    date=st.tuples(st.integers(0, 9999), st.integers(0, 13), st.integers(0, 32)),
+    time=st.tuples(st.integers(0, 25), st.integers(0, 61), st.integers(0, 61)),
+    rest=st.sampled_from(["Z", ".007Z", ".999Z", "+00:00", ".250+00:00"]),
+)
+def test_the_usual_form_means_the_same_as_another_form_of_the_same_time(
+    date: tuple[int, int, int], time: tuple[int, int, int], rest: str
+) -> None:
+    """The usual form is parsed by the standard library, others are not."""
+    usual = "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}".format(*date, *time) + rest
+    found: list[datetime | str] = []
+    for text in (usual, usual.replace("T", " ")):
+        try:
+            found.append(timestamps.parse(text))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 # Text -> the same instant in the form of the answers of the API, or None if the text is refused.
 FORMS: dict[str, str | None] = {
     # RFC 3339: its own examples first
