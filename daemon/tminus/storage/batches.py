@@ -4,15 +4,17 @@ The parts of a batch are stored first, in transactions of their own. The row in 
 batch will be done, and without it the parts are removed. Each part is done and removed by one transaction.
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
-from sqlalchemy import Integer, and_, bindparam, cast, delete, func, insert, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import cast as sql_cast
 
 from tminus.domain.model import Batch, BatchPart, Event, Instant, Session
-from tminus.domain.types import BatchKind
+from tminus.domain.types import BatchKind, SessionType, Status
 from tminus.storage.inserts import stored_values
 from tminus.storage.json_rows import look_up
 from tminus.storage.tables import BATCH_PARTS, BATCH_RECORDS, BATCHES, SESSIONS
@@ -26,6 +28,7 @@ _DEFAULTS = {name: field.default for name, field in Session.model_fields.items()
 _EVENT_DEFAULTS = {name: Event.model_fields[name].get_default() for name in EVENT_COLUMNS}
 _EVENT_PLACES = {name: place for place, name in enumerate(EVENT_COLUMNS)}
 _session_values = stored_values(SESSIONS, COLUMNS)
+_TYPE, _STATUS = COLUMNS.index("type"), COLUMNS.index("status")
 _INSTANTS = [place for place, name in enumerate(COLUMNS) if isinstance(SESSIONS.c[name].type, Instant)]
 
 _B, _PART = BATCHES.c, BATCH_PARTS.c
@@ -83,13 +86,27 @@ def current_rows(columns: list[str], rows: list[list[Any]]) -> list[list[Any]]:
     ]
 
 
+class CreatedSession(namedtuple("CreatedSession", COLUMNS)):  # type: ignore[misc]  # noqa: PYI024 - fields of another
+    """A session that a batch has just created, with the attributes of `Session`.
+
+    To construct a `Session` from a row takes three times as long.
+    """
+
+    __slots__ = ()
+
+    def active_seconds(self, _now: datetime) -> int:
+        """Return 0, as `Session.active_seconds` does for a session that was never active."""
+        return 0
+
+
 def session(row: NewRow) -> Session:
-    """Return the session that has this row."""
+    """Return the session that has this row, which this daemon has just written. It must only be read."""
     values = list(row)
     for place in _INSTANTS:
-        if values[place] is not None:
-            values[place] = Instant.instant(values[place])
-    return Session.model_validate(dict(zip(COLUMNS, values, strict=True)))
+        if (number := values[place]) is not None:
+            values[place] = Instant.instant(number)
+    values[_TYPE], values[_STATUS] = SessionType(values[_TYPE]), Status(values[_STATUS])
+    return cast("Session", CreatedSession._make(values))
 
 
 def new_event(**values: Any) -> list[Any]:
@@ -205,7 +222,7 @@ def coming(view: View, agent_id: int) -> list[tuple[datetime, str]]:
 def unchanged(view: View, versions: dict[str, int]) -> int:
     """Return how many of these sessions have the version that is given for them."""
     wanted = look_up(view.dialect, "wanted", SESSIONS.c.id)
-    has_version = SESSIONS.c.version == cast(wanted.value, Integer)
+    has_version = SESSIONS.c.version == sql_cast(wanted.value, Integer)
     counted = select(func.count()).select_from(SESSIONS).where(wanted.is_in, has_version)
     return int(view.scalar(counted, wanted=orjson.dumps(versions).decode()))
 
