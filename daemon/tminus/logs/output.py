@@ -113,7 +113,8 @@ def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: Ac
 
 def _catalogued(name: str, fields: Mapping[str, Any]) -> Line:
     line = LOG_LINES[name]
-    fields = {key: value for key, value in fields.items() if value is not None}
+    if None in fields.values():
+        fields = {key: value for key, value in fields.items() if value is not None}
     return _assembled(clock.now(), line.level, name, line.message(fields), fields)
 
 

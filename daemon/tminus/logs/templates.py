@@ -1,7 +1,7 @@
 """Templates of log messages, with optional parts and numbers that agree with their nouns."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from string import Formatter
@@ -24,7 +24,10 @@ class LineTemplate:
 
     def message(self, values: Mapping[str, Any]) -> str:
         """Return the message of a line with these fields."""
-        return "".join(text for part in self._parts for text in part.text(values))
+        text = ""
+        for part in self._parts:
+            text += part.text(values)
+        return text
 
     @property
     def field_names(self) -> list[str]:
@@ -55,18 +58,25 @@ class _Part:
         ]
         object.__setattr__(self, "alternatives", alternatives)
 
-    def text(self, values: Mapping[str, Any]) -> Iterator[str]:
+    def text(self, values: Mapping[str, Any]) -> str:
         for pieces in self.alternatives:
-            if self.is_optional and any(name and name not in values for _, name, _ in pieces):
-                continue
-            for text, name, noun in pieces:
-                yield text
-                if name:
-                    yield _formatted(values[name], noun)
-            return
+            text = ""
+            for before, name, noun in pieces:
+                text += before
+                if name in values:
+                    text += _formatted(values[name], noun)
+                elif name and self.is_optional:
+                    break
+                elif name:
+                    raise KeyError(name)
+            else:
+                return text
+        return ""
 
 
 def _formatted(value: Any, noun: str) -> str:
+    if type(value) is str and not noun:
+        return value
     if noun:
         return f"{value} {noun}" if value == 1 else f"{value} {noun}s"
     return ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
