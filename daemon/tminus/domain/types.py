@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class BatchKind(StrEnum):
@@ -200,8 +201,7 @@ class Timeouts:
     max_active: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The authenticated caller of a request. `api` creates it from a token or the local socket. It holds no secret."""
 
     agent_id: int

@@ -6,7 +6,6 @@ transitions removes it when they leave. `request_id` is that of the upgrade to t
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -33,7 +32,7 @@ from tminus.storage import Transaction, View, presence
 ROOM = Caller(agent_id=-1, name="", external_id="", roles=frozenset({Role.ROOM}), acts_as=ROOM_ACTOR)
 """The caller of the commands of people in the daemon's own rooms. It is not an agent; no agent has its id."""
 
-CLOCK = replace(ROOM, acts_as=CLOCK_ACTOR)
+CLOCK = ROOM._replace(acts_as=CLOCK_ACTOR)
 """The caller of commands that the daemon runs after a time-out."""
 
 LEASE_GRACE = timedelta(seconds=15)
@@ -197,7 +196,7 @@ def end(tx: Transaction, settings: Settings, session_id: str, host_id: str, requ
 
 def _as_participant(request_id: str | None) -> Caller:
     """Return the caller for what people, guests and hosts, do for themselves."""
-    return replace(ROOM, request_id=request_id)
+    return ROOM._replace(request_id=request_id)
 
 
 def _as_host(tx: Transaction, session_id: str, participant_id: str, request_id: str | None) -> Caller:
