@@ -135,6 +135,23 @@ def test_a_repeated_key_answers_with_the_sessions_of_the_first_request(each_daem
     assert first.json()["sessions"][0]["id"] in other.json()["description"]
 
 
+@pytest.mark.parametrize("number", [2, 250])
+def test_a_key_repeated_after_the_starts_answers_with_the_sessions(make_daemon: StartDaemon, number: int) -> None:
+    daemon = make_daemon()
+    daemon.arguments = ["--test-clock", "2030-01-07T09:00:00Z"]
+    daemon.start()
+    sent = {"sessions": [{"type": "live", "label": "A", "startTime": "2030-01-07T09:30:00Z"} for _ in range(number)]}
+    key = {"Idempotency-Key": "quarter 4"}
+
+    first = daemon.post(BATCH, sent, headers=key)
+    assert daemon.post("/clock", {"advance": "2h"}).status_code == 200
+    again, other = daemon.post(BATCH, sent, headers=key), daemon.post(BATCH, sent)
+
+    assert again.headers["idempotency-replayed"] == "true"
+    assert [one["id"] for one in again.json()["sessions"]] == [one["id"] for one in first.json()["sessions"]]
+    assert (other.status_code, other.json()["refcode"]) == (400, 115400)
+
+
 def test_lines_of_json_are_a_batch_and_may_be_the_answer(daemon: Daemon) -> None:
     lines = "\ufeff" + "\r\n".join(json.dumps(new(number)) for number in range(120)) + "\n\n"
     headers = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}

@@ -51,9 +51,15 @@ async def create_sessions(
     services = context.services
     commands.require_agent(caller)
     async with batch_bodies.receive_new(context, caller, dry_run=dryRun) as sent:
-        if sent.errors:
-            raise BatchRefused(sent.errors)
         settings, now, keyed = services.settings, clock.now(), sent.keyed(idempotency_key)
+        if sent.errors:
+            earlier = None
+            if keyed is not None and not sent.dry_run:
+                # A repeated request may be refused because the starts have passed since the first one.
+                earlier = await services.query(lambda view: commands.find_decided(view, caller, keyed, now))
+            if earlier is None:
+                raise BatchRefused(sent.errors)
+            return await _answer(context, caller, earlier)
         if sent.dry_run:
             requests = sent.requests
             planned = await services.query(lambda view: commands.plan_creation(view, settings, caller, requests, now))
