@@ -1,13 +1,16 @@
 """Batches from the command line: a spreadsheet is scheduled, shifted and cancelled."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import Daemon, environment
 from tests.acceptance.times import parsed
+from tests.support.processes import TMINUS
+from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +95,33 @@ def test_a_file_in_another_encoding_needs_its_name(daemon: Daemon, tmp_path: Pat
     assert json.loads(done.stdout)["planned"][0]["label"] == "Überprüfung"
     unknown = daemon.command("schedule", "--file", str(file), "--encoding", "windows", "--dry-run")
     assert (unknown.returncode, unknown.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["", "dry run"])
+@pytest.mark.parametrize("socket", [True, False], ids=["socket", "network"])
+def test_the_bar_on_a_terminal_moves_with_the_work_until_it_is_full(
+    daemon: Daemon, tmp_path: Path, dry_run: bool, socket: bool
+) -> None:
+    file = tmp_path / "sessions.csv"
+    file.write_text(sheet(2000, ALONE + timedelta(days=20)))
+    environ = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    where = () if socket else ("--url", daemon.url)
+    command = [TMINUS, "schedule", "--file", str(file), "--timezone", "UTC", "--key", str(file), "--json", *where]
+
+    with Terminal([*command, *["--dry-run"] * dry_run], environ | {"TMINUS_TOKEN": daemon.token}) as terminal:
+        assert terminal.end() == 0
+        drawn, _, after = terminal.raw.rpartition("\r\x1b[K")
+
+    bars = re.findall(rf"\[(#*)(-*)\] {'checking' if dry_run else 'scheduling'} 2000 sessions", drawn)
+    filled = [len(done) for done, _ in bars]
+    assert {len(done + left) for done, left in bars} == {24}
+    assert filled == sorted(set(filled)), "it only rises"
+    assert (filled[0], filled[-1]) == (0, 24)
+    assert 12 in filled, "all sessions are sent"
+    assert len([one for one in filled if 0 < one < 12]) >= 5
+    assert len([one for one in filled if 12 < one < 24]) >= 2
+    assert "[#" not in after
+    assert f"2000 sessions {'would be ' * dry_run}scheduled" in after
 
 
 def test_errors_name_the_line_of_the_file_and_nothing_is_scheduled(daemon: Daemon, tmp_path: Path) -> None:

@@ -169,9 +169,8 @@ def test_the_progress_of_a_file_is_removed_before_anything_else_is_printed(
     with Terminal([TMINUS, "schedule", "--file", str(file), "--dry-run"], env, columns=200) as terminal:
         assert terminal.end() == (0 if label else 1)
         assert "\r\x1b[K[------------------------] reading \\x1b[31m\\u202efile.csv\r\x1b[K" in terminal.raw
-        printed = re.sub(
-            r"\r\x1b\[K.*?\r\x1b\[K", "", terminal.raw
-        )  # without the progress, and the codes that remove it
+        # Without the progress, and the codes that remove it.
+        printed = re.sub(r"(\r\x1b\[K\[[#-]+\] [^\r\n]*)+\r\x1b\[K", "", terminal.raw)
     assert not FORBIDDEN.search(printed.replace("\r\n", "\n").replace("\t", ""))
     assert printed.startswith(rf"tminus: \x1b[31m\u202efile.csv: {'ignored, since not known: colour' if label else ''}")
 

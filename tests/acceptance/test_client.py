@@ -19,7 +19,7 @@ from tests.acceptance.times import from_now
 from tests.support.receivers import SECRET, Handler, Receiver, status
 from tminus import client
 from tminus.client import ScreenMeet, screenmeet
-from tminus.client.transport import Response
+from tminus.client.transport import NoResponse, Response, local
 
 
 class LossyProxy:
@@ -199,6 +199,84 @@ def test_many_sessions_are_scheduled_moved_and_closed_although_responses_are_los
     assert [event["type"] for event in daemon.events(ids[1])] == [
         "session.scheduled", "session.rescheduled", "session.closed",
     ]  # fmt: skip
+
+
+def test_progress_begins_again_with_each_attempt_and_ends_complete(daemon: Daemon) -> None:
+    wanted = [{"type": "live", "label": f"Counted {n}", "startTime": from_now(days=1, minutes=n)} for n in range(250)]
+    steps: list[tuple[int, int]] = []
+    with proxy_to(daemon) as proxy, ScreenMeet(proxy.url, daemon.token) as sm:
+        planned = sm.scheduleSessions(wanted, dry_run=True, progress=lambda *step: steps.append(step))
+        assert steps[:4] == [(0, 500), (100, 500), (200, 500), (250, 500)]
+        assert steps == sorted(steps)
+        assert steps[-1] == (500, 500)
+
+        steps.clear()
+        proxy.responses_to_lose, proxy.requests = 2, 0
+        made = sm.scheduleSessions(wanted, idempotency_key="counted", progress=lambda *step: steps.append(step))
+        assert (proxy.responses_to_lose, proxy.requests) == (0, 3)
+        begun = [place for place, step in enumerate(steps) if step == (0, 500)]
+        assert steps[: begun[1]] == steps[begun[1] : begun[2]] == [(0, 500), (100, 500), (200, 500), (250, 500)]
+        assert steps[begun[2] :] == sorted(steps[begun[2] :])
+        assert steps[-1] == (500, 500)
+
+        # The daemon recognizes the same batch in JSON.
+        assert sm.scheduleSessions(wanted, idempotency_key="counted") == made
+        with pytest.raises(client.Conflict):
+            sm.scheduleSessions(wanted[1:], idempotency_key="counted", progress=lambda *_: None)
+    assert planned["dryRun"] is True
+    assert [one["label"] for one in planned["planned"]] == [one["label"] for one in wanted]
+    assert [one["label"] for one in made["sessions"]] == [one["label"] for one in wanted]
+
+
+def test_errors_of_a_batch_are_the_same_with_progress(daemon: Daemon) -> None:
+    wrong: list[dict[str, object]] = [{"type": "live", "label": "A"}, {"type": "phone", "label": "A"}] * 300
+    for sessions in (wrong, [], [{"type": "live", "label": "A"}] * 10_001):
+        for options in ({"url": daemon.url, "token": daemon.token}, {"socket": daemon.socket}):
+            errors = []
+            with ScreenMeet(**options) as sm:
+                for progress in (None, lambda *_: None):
+                    with pytest.raises(client.InvalidRequest) as refused:
+                        sm.scheduleSessions(sessions, progress=progress)
+                    errors.append((refused.value.code, refused.value.refcode, refused.value.errors))
+            assert errors[0] == errors[1]
+
+
+def test_a_batch_is_sent_again_as_a_whole_when_the_daemon_asks_to_wait() -> None:
+    steps: list[tuple[int, int]] = []
+    with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
+        gateway.answers = [status(429, Retry_After="0"), status(503, Retry_After="0"), status(404)]
+        with pytest.raises(client.NotFound):
+            sm.scheduleSessions([{"label": "A"}] * 150, progress=lambda *step: steps.append(step))
+    assert [request.body for request in gateway.requests] == [b'{"label": "A"}\n' * 150] * 3
+    assert len({request.headers["idempotency-key"] for request in gateway.requests}) == 1
+    assert steps == [(0, 300), (100, 300), (150, 300)] * 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [
+        (b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", ""),
+        (b"3\r\nabc\r\n", "in the middle of its answer"),
+        (b"5\r\nabc", "in the middle of its answer"),
+        (b"3\r\nabc\r\n0\r\n", "in the middle of its answer"),
+        (b"x\r\nabc\r\n", "no valid length"),
+        (b"-3\r\nabc\r\n", "no valid length"),
+        (b"\r\nabc\r\n", "no valid length"),
+        (b"fffffffff\r\nabc\r\n", "too long"),
+        (b"1" * 70_000, "no valid length"),
+    ],
+)  # fmt: skip
+def test_chunks_on_the_local_socket_are_joined_and_none_may_be_missing(sent: bytes, problem: str) -> None:
+    ours, theirs = socket.socketpair()
+    parts: list[bytes] = []
+    with ours, theirs:
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + sent)
+        theirs.shutdown(socket.SHUT_WR)
+        if problem:
+            with pytest.raises(NoResponse, match=problem):
+                local._response(ours, parts.append)
+        else:
+            assert local._response(ours, parts.append).body == b"".join(parts) == b"abcde"
 
 
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])

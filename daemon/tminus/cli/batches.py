@@ -34,18 +34,27 @@ scope = click.option(
 
 
 @contextmanager
-def progress(filled: float, what: str) -> Iterator[None]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar and what is done, until the block ends. It is on standard error, and only a terminal shows it.
 
-    `filled`: which part of the bar is filled. Within the block, nothing else may be printed.
+    The block gets a function that fills the bar: its arguments are the numbers of steps that are done and of all steps.
+    Within the block, nothing else may be printed.
     """
     if not sys.stderr.isatty():
-        yield
+        yield lambda _done, _steps: None
         return
-    done = round(BAR * filled)
-    output.draw_status(f"[{'#' * done}{'-' * (BAR - done)}] {what}")
+    shown = -1
+
+    def fill(done: int, steps: int) -> None:
+        nonlocal shown
+        filled = BAR * done // max(1, steps)
+        if filled != shown:
+            output.draw_status(f"[{'#' * filled}{'-' * (BAR - filled)}] {what}")
+            shown = filled
+
+    fill(0, 1)
     try:
-        yield
+        yield fill
     finally:
         output.draw_status("")
 
@@ -70,7 +79,7 @@ def schedule_file(
     except (LookupError, ValueError):
         raise click.UsageError(f"There is no encoding {encoding!r}: name one such as cp1252.") from None
     try:
-        with progress(0, f"reading {file.name}"):
+        with progress(f"reading {file.name}"):
             content = (
                 sys.stdin.buffer.read(sheets.MAX_FILE + 1) if str(file) == "-" else _content(file, sheets.MAX_FILE + 1)
             )
@@ -88,9 +97,9 @@ def schedule_file(
     digest = hashlib.sha256(repr(sheet.sessions).encode(errors="surrogatepass")).hexdigest()
     with reporting_errors(), connection.open() as daemon:
         try:
-            with progress(1 / 2, f"{'checking' if dry_run else 'scheduling'} {count}"):
+            with progress(f"{'checking' if dry_run else 'scheduling'} {count}") as fill:
                 made = daemon.scheduleSessions(
-                    sheet.sessions, dry_run=dry_run, idempotency_key=key or f"file {digest[:32]}"
+                    sheet.sessions, dry_run=dry_run, idempotency_key=key or f"file {digest[:32]}", progress=fill
                 )
         except ScreenMeetError as error:
             if error.refcode != 115400:

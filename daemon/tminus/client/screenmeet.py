@@ -14,7 +14,8 @@
 import json as json_text
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -31,7 +32,7 @@ from tminus.client.errors import (
     Unavailable,
     error_of,
 )
-from tminus.client.transport import CannotConnect, NoResponse, Response, Transport
+from tminus.client.transport import Body, CannotConnect, NoResponse, Received, Response, Transport
 from tminus.domain import timestamps
 from tminus.domain.hosts import ascii_url
 
@@ -48,6 +49,9 @@ DEFAULT_URL = "http://127.0.0.1:8710"
 
 BATCH_WAIT = 120.0
 """Seconds that the answer to a batch may take beyond `timeout`."""
+
+PIECE = 100
+"""Number of sessions of a batch that are sent between two calls of `progress`."""
 
 MAX_PAUSE = 10.0
 """Maximum seconds between two attempts, even if `Retry-After` is longer."""
@@ -190,13 +194,51 @@ class ScreenMeet:
     # --- many at once -------------------------------------------------------------------------------------------------
 
     def scheduleSessions(  # noqa: N802
-        self, sessions: Sequence[Mapping[str, Any]], *, dry_run: bool = False, idempotency_key: str | None = None
+        self,
+        sessions: Sequence[Mapping[str, Any]],
+        *,
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> "schemas.SessionBatch":
         """Create or schedule up to 10,000 sessions, all or none. Each is a body of `POST /v3/supportsessions`.
 
         With `dry_run` nothing is created, and `planned` of the answer shows what would be.
+
+        `progress` is called with the number of steps that are done and of all steps. Each session is two steps: it is
+        sent, and its answer arrives. A retry begins again at 0. The sessions are then sent as NDJSON.
         """
-        return self._batch("", {"sessions": list(sessions)}, dry_run, idempotency_key)
+        if progress is None:
+            return self._batch("", {"sessions": list(sessions)}, dry_run, idempotency_key)
+        return self._schedule_lines([_body(one) + b"\n" for one in sessions], dry_run, idempotency_key, progress)
+
+    def _schedule_lines(
+        self, lines: Sequence[bytes], dry_run: bool, key: str | None, progress: Callable[[int, int], object]
+    ) -> "schemas.SessionBatch":
+        path, steps, answered = "/supportsessions/batch", 2 * len(lines), 0
+
+        def body() -> Iterator[bytes]:
+            nonlocal answered
+            answered = 0
+            for first in range(0, len(lines), PIECE):
+                progress(first, steps)
+                yield b"".join(lines[first : first + PIECE])
+            progress(len(lines), steps)
+
+        def received(part: bytes) -> None:
+            nonlocal answered
+            answered += part.count(b"\n")
+            progress(min(len(lines) + answered, steps), steps)
+
+        headers = _keyed(key) | dict.fromkeys(("Accept", "Content-Type"), "application/x-ndjson")
+        headers["Content-Length"] = str(sum(map(len, lines)))
+        answer = self._call("POST", path, {"dryRun": dry_run}, headers, body, BATCH_WAIT, received)
+        if answer.headers.get("content-type", "").startswith("application/x-ndjson"):
+            start = b'"dryRun":true,"planned"' if dry_run else b'"sessions"'
+            answer = replace(answer, body=b"{%b:[%b]}" % (start, answer.body.strip().replace(b"\n", b",")))
+        result = self._result(answer, "POST", path)
+        progress(steps, steps)
+        return cast("schemas.SessionBatch", result)
 
     def rescheduleSessions(  # noqa: N802
         self,
@@ -324,15 +366,33 @@ class ScreenMeet:
 
         Raises `ScreenMeetError`.
         """
-        all_headers = self._headers | dict(headers or {})
         body = None if json is None else _body(json)
-        if body is not None:
-            all_headers["Content-Type"] = "application/json"
-        target = f"/v3{path}{_query(params)}"
+        content_type = {} if body is None else {"Content-Type": "application/json"}
+        response = self._call(method, path, params, dict(headers or {}) | content_type, lambda: body, wait)
+        return self._result(response, method, path)
+
+    def _result(self, response: Response, method: str, path: str) -> Any:
+        return _result(response, method, path, f"{self._where}/v3{path}")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        body: Callable[[], Body],
+        wait: float,
+        received: Received = None,
+    ) -> Response:
+        """Return the response with status 200 to a call, which is repeated as `request` says.
+
+        Each attempt sends a new result of `body`.
+        """
+        all_headers, target = self._headers | dict(headers), f"/v3{path}{_query(params)}"
         repeatable = method != "POST" or any(name.lower() == "idempotency-key" for name in all_headers)
         for attempt in range(self._retries + 1):
             try:
-                response = self._transport.request(method, target, all_headers, body, wait)
+                response = self._transport.request(method, target, all_headers, body(), wait, received)
             except NoResponse as error:
                 failure: ScreenMeetError = Unavailable(f"No answer from {self._where}: {error}")
                 failure.__cause__, failure.permanent = error, error.permanent
@@ -341,7 +401,7 @@ class ScreenMeet:
                 pause = 0.0
             else:
                 if response.status == 200:
-                    return _result(response, method, path, f"{self._where}/v3{path}")
+                    return response
                 failure = error_of(response)
                 failure.retried = attempt > 0
                 may_pass = isinstance(failure, Unavailable) and (repeatable or failure.refcode not in PERHAPS_EXECUTED)

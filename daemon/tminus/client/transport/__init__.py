@@ -5,9 +5,17 @@ takes longer than that. The local socket needs neither TLS nor a proxy, so wrong
 cannot prevent a command from reaching the local daemon.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+Body = bytes | Iterable[bytes] | None
+"""The body of a request. If it comes in pieces, the headers have its length, and each piece is requested when the one
+before it is sent.
+"""
+
+Received = Callable[[bytes], object] | None
+"""Is called with each part of the body of a response with status 200 as it arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Transport(Protocol):
     """Sends a request and returns its response. Threads may share it."""
 
     def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+        self, method: str, target: str, headers: Mapping[str, str], body: Body, wait: float, received: Received = None
     ) -> Response:
         """Send a request. `wait` is the number of seconds that the response may take beyond the transport's time-out.
 

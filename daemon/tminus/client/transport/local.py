@@ -5,8 +5,9 @@ import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
-from tminus.client.transport import NoResponse, Response
+from tminus.client.transport import Body, NoResponse, Received, Response
 
 MAX_HEAD = 65_536
 """Maximum bytes of a response's head."""
@@ -42,26 +43,25 @@ class LocalTransport:
         """Do nothing: there is no open connection between requests."""
 
     def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+        self, method: str, target: str, headers: Mapping[str, str], body: Body, wait: float, received: Received = None
     ) -> Response:
         """Send a request and return its response. Raises `NoResponse`."""
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if body is not None:
+        if isinstance(body, bytes):
             lines.append(f"Content-Length: {len(body)}")
-        message = "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")
+            body = (body,)
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
         with self._connected() as connection:
-            try:
-                connection.sendall(message)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # a daemon that refuses a long body responds before it has read all of it
-            except OSError as error:
-                raise NoResponse(_reason(error), sent=True) from error
             connection.settimeout(self._timeout + wait)
-            try:
-                return _response(connection)
-            except OSError as error:
-                raise NoResponse(_reason(error), sent=True) from error
+            for piece in chain((head,), body or ()):
+                try:
+                    connection.sendall(piece)
+                except (BrokenPipeError, ConnectionResetError):
+                    break  # a daemon that refuses a long body responds before it has read all of it
+                except OSError as error:
+                    raise NoResponse(_reason(error), sent=True) from error
+            return _response(connection, received)
 
     @contextmanager
     def _connected(self) -> Iterator[socket.socket]:
@@ -100,15 +100,12 @@ def _name(user: int) -> str:
         return str(user)
 
 
-def _response(connection: socket.socket) -> Response:
+def _response(connection: socket.socket, listener: Received) -> Response:
     received = bytearray()
     while (end := received.find(b"\r\n\r\n")) < 0:
         if len(received) > MAX_HEAD:
             raise NoResponse(NOT_HTTP, sent=True, permanent=True)
-        if not (part := connection.recv(65_536)):
-            reason = NOT_HTTP if received else "it closed the connection"
-            raise NoResponse(reason, sent=True)
-        received += part
+        received += _more(connection, NOT_HTTP if received else "it closed the connection")
     first, *lines = received[:end].decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     code, _, reason = rest.partition(" ")
@@ -116,20 +113,60 @@ def _response(connection: socket.socket) -> Response:
         raise NoResponse(NOT_HTTP, sent=True, permanent=True)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     del received[: end + 4]
-    return Response(int(code), reason, headers, _body(connection, received, headers))
+    body = bytearray()
+    for part in _body(connection, received, headers):
+        body += part
+        if listener is not None and code == "200":
+            listener(part)
+    return Response(int(code), reason, headers, bytes(body))
 
 
-def _body(connection: socket.socket, received: bytearray, headers: Mapping[str, str]) -> bytes:
-    """Read a body as long as its Content-Length, which the daemon sends with every response that is not a stream."""
-    text = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
-    if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) > MAX_BODY:
+def _body(connection: socket.socket, received: bytearray, headers: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the body: as long as its Content-Length, or in chunks, as the daemon sends long batches."""
+    if headers.get("transfer-encoding", "").lower() != "chunked":
+        yield from _parts(connection, received, _length(headers.get("content-length", "0"), 10))
+        return
+    left, size = MAX_BODY, -1
+    while size:
+        while (end := received.find(b"\r\n")) < 0 and len(received) < MAX_HEAD:
+            received += _more(connection)
+        size = _length(received[: max(0, end)].decode("latin-1"), 16, left)
+        del received[: end + 2]
+        yield from _parts(connection, received, size)
+        list(_parts(connection, received, 2))  # the end of its line
+        left -= size
+
+
+def _length(text: str, base: int, maximum: int = MAX_BODY) -> int:
+    try:
+        length = int(text, base) if text.isascii() and text.isalnum() and len(text) < 16 else -1
+    except ValueError:
+        length = -1
+    if not 0 <= length <= maximum:
         raise NoResponse("its answer has no valid length, or is too long", sent=True, permanent=True)
-    length = int(text)
-    while len(received) < length:
-        if not (part := connection.recv(min(1 << 20, length - len(received)))):
-            raise NoResponse("it closed the connection in the middle of its answer", sent=True)
-        received += part
-    return bytes(received[:length])
+    return length
+
+
+def _parts(connection: socket.socket, received: bytearray, length: int) -> Iterator[bytes]:
+    """Yield this many bytes as they arrive, and remove them from those that were received."""
+    while length:
+        if not received:
+            received += _more(connection)
+        part = bytes(received[:length])
+        del received[:length]
+        length -= len(part)
+        yield part
+
+
+def _more(connection: socket.socket, at_end: str = "it closed the connection in the middle of its answer") -> bytes:
+    """Receive more bytes. Raises `NoResponse`, with the reason `at_end` if there are no more."""
+    try:
+        part = connection.recv(65_536)
+    except OSError as error:
+        raise NoResponse(_reason(error), sent=True) from error
+    if not part:
+        raise NoResponse(at_end, sent=True)
+    return part
 
 
 def _reason(error: OSError) -> str:

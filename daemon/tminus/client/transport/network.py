@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from tminus.client.transport import CannotConnect, NoResponse, Response
+from tminus.client.transport import Body, CannotConnect, NoResponse, Received, Response
 
 _NUMBER = re.compile(r"^\[(?:Errno -?\d+|SSL[^\]]*)\] | \(_ssl\.c:\d+\)$")
 """Error numbers and source lines, which Python adds to the reason of an error."""
@@ -48,19 +48,24 @@ class NetworkTransport:
         self._http.close()
 
     def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+        self, method: str, target: str, headers: Mapping[str, str], body: Body, wait: float, received: Received = None
     ) -> Response:
         """Send a request and return its response. Raises `NoResponse`."""
-        timeout = httpx.Timeout(self._timeout, read=self._timeout + wait)
+        timeout = httpx.Timeout(self._timeout, read=self._timeout + wait, write=self._timeout + wait)
+        content = bytearray()
         try:
-            response = self._http.request(
+            with self._http.stream(
                 method, f"{self._url}{target}", content=body, headers=dict(headers), timeout=timeout
-            )
+            ) as response:
+                for part in response.iter_bytes():
+                    content += part
+                    if received is not None and response.status_code == 200:
+                        received(part)
         except httpx.HTTPError as error:
             connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
             raise NoResponse(_reason(error), sent=connected) from error
         names = {name.lower(): value for name, value in response.headers.items()}
-        return Response(response.status_code, response.reason_phrase, names, response.content)
+        return Response(response.status_code, response.reason_phrase, names, bytes(content))
 
 
 def _proxy(url: str) -> tuple[str | None, str]:
