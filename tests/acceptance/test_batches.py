@@ -281,6 +281,76 @@ def test_a_repeated_shift_with_a_key_moves_once(daemon: Daemon) -> None:
     assert daemon.session(made["id"])["version"] == 2
 
 
+LINES = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}
+
+
+def lines_of(*items: Any) -> bytes:
+    """Return a body in NDJSON, with a byte order mark, an empty line and line ends of Windows."""
+    return ("\ufeff" + "\r\n\n".join(json.dumps(item) for item in items)).encode()
+
+
+def values_of(answer: httpx.Response) -> list[JSON]:
+    """Return the values of an answer in NDJSON."""
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
+    assert answer.text.endswith("\n")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_lines_of_json_move_and_close_sessions(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    ids = [one["id"] for one in scheduled(daemon, 250)][::-1]
+    starts = [from_now(days=2, minutes=number) for number in range(250)]
+    moves = lines_of(*({"id": one, "startTime": at, "version": 1} for one, at in zip(ids, starts, strict=True)))
+
+    planned = values_of(daemon.post(f"{RESCHEDULE}?dryRun=true", content=moves, by="anna", headers=LINES))
+    assert daemon.session(ids[0])["version"] == 1
+    moved = values_of(daemon.post(RESCHEDULE, content=moves, by="anna", headers=LINES))
+    assert [one["id"] for one in moved] == [one["id"] for one in planned] == ids
+    assert [parsed(one["startTime"]) for one in moved] == [parsed(at) for at in starts]
+    assert [one["startTime"] for one in planned] == [one["startTime"] for one in moved]
+    assert moved[0] == daemon.get(f"/supportsession/{ids[0]}", by="anna").json()
+
+    planned = values_of(daemon.post(f"{CLOSE}?dryRun=true", content=lines_of(*ids), by="anna", headers=LINES))
+    assert daemon.session(ids[0])["status"] == "scheduled"
+    closed = values_of(daemon.post(CLOSE, content=lines_of(*ids), by="anna", headers=LINES))
+    assert [one["id"] for one in closed] == [one["id"] for one in planned] == ids
+    assert {(one["status"], one["closeReason"]) for one in closed} == {("closed", "cancelled")}
+
+    # One of the two may be NDJSON and the other one JSON.
+    only_sent = {"Content-Type": LINES["Content-Type"]}
+    in_json = daemon.post(CLOSE, content=lines_of(*ids[:2]), by="anna", headers=only_sent).json()["sessions"]
+    only_answered = {"Accept": LINES["Accept"]}
+    in_lines = values_of(daemon.post(CLOSE, {"ids": ids[:2]}, by="anna", headers=only_answered))
+    assert [one["id"] for one in in_json] == [one["id"] for one in in_lines] == ids[:2]
+
+
+def test_wrong_lines_are_named_by_their_index_and_nothing_is_done(daemon: Daemon) -> None:
+    (first, second), (others,) = scheduled(daemon, 2), scheduled(daemon, 1, by="ben")
+    good, at = json.dumps({"id": first["id"], "startTime": from_now(days=3)}), from_now(days=3)
+    no_start, unknown = json.dumps({"id": second["id"]}), json.dumps({"id": "nobody", "startTime": at})
+    past = json.dumps({"id": second["id"], "startTime": from_now(days=-3)})
+    one, not_mine = json.dumps(first["id"]), json.dumps(others["id"])
+
+    for path, refcode, sent, fields in (
+        (RESCHEDULE, 115400, [good, "", '{"id":'], {"sessions.1"}),
+        (RESCHEDULE, 115400, [good, "7", no_start], {"sessions.1", "sessions.2.startTime"}),
+        (RESCHEDULE, 115400, [good, past], {"sessions.1"}),
+        (RESCHEDULE, 115409, [good, "", unknown, good], {"sessions.1", "sessions.2"}),
+        (CLOSE, 115400, [one, "kX3wQz", "", one], {"ids.1"}),
+        (CLOSE, 115400, [one, "7", "{}"], {"ids.1", "ids.2"}),
+        (CLOSE, 115409, [one, "", '"nobody"', not_mine], {"ids.1", "ids.2"}),
+        (RESCHEDULE, 100400, [""], {"sessions"}),
+        (CLOSE, 100400, [""], {"ids"}),
+    ):
+        answer = daemon.post(path, content="\n".join(sent).encode(), by="anna", headers=LINES)
+        refused = answer.json()
+        assert (refused["refcode"], {error["field"] for error in refused["errors"]}) == (refcode, fields), sent
+        assert answer.headers["content-type"] == "application/json"
+    assert [(now["status"], now["version"]) for now in map(daemon.session, (first["id"], second["id"]))] == [
+        ("scheduled", 1)
+    ] * 2
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
