@@ -394,6 +394,78 @@ def test_the_key_of_a_batch_that_had_no_session_serves_no_other_body(daemon: Dae
     assert (refused.status_code, refused.json()["refcode"]) == (409, 103409)
 
 
+def test_ten_thousand_sessions_are_made_moved_and_closed_and_one_more_is_refused(
+    storage: dict[str, Any], start_daemon: StartDaemon
+) -> None:
+    daemon, many = start_daemon(storage=storage), 10_000
+    # The last one of the list starts first, so that the order of a list and that of a filter differ.
+    sent = [new(0, label=f"Many {number}", startTime=from_now(days=9, seconds=-number)) for number in range(many)]
+
+    made = daemon.post(BATCH, {"sessions": sent}).json()["sessions"]
+
+    assert [one["label"] for one in made] == [one["label"] for one in sent]
+    assert [parsed(one["startTime"]) for one in made] == [parsed(one["startTime"]) for one in sent]
+    ids = [one["id"] for one in made]
+    assert len(set(ids)) == many
+    assert len({one["hostAuthToken"] for one in made}) == many
+
+    one_more = daemon.make(startTime=from_now(days=9))["id"]
+    everything = {"filter": {"status": ["scheduled"]}}
+    last = daemon.feed()[-1]["seq"]
+    for path, by in ((RESCHEDULE, {"by": "1h"}), (CLOSE, {})):
+        for dry_run in (True, False):
+            refused = daemon.post(path, {**everything, **by, "dryRun": dry_run}).json()
+            problem = {"field": "filter", "message": "matches more than 10000 sessions: add conditions"}
+            assert (refused["refcode"], refused["errors"]) == (115400, [problem])
+            refused = daemon.post(path, {"ids": [*ids, one_more], **by, "dryRun": dry_run}).json()
+            assert (refused["refcode"], [error["field"] for error in refused["errors"]]) == (100400, ["ids"])
+            assert "10000 items" in refused["description"]
+    assert daemon.feed()[-1]["seq"] == last, "nothing was changed"
+    daemon.delete(f"/supportsession/{one_more}")
+
+    moved = daemon.post(RESCHEDULE, {**everything, "by": "1h"}).json()["sessions"]
+    assert [one["id"] for one in moved] == ids[::-1]
+    starts = [parsed(one["startTime"]) + timedelta(hours=1) for one in made]
+    assert [parsed(one["startTime"]) for one in moved] == starts[::-1]
+    closed = daemon.post(CLOSE, everything).json()["sessions"]
+    assert [one["id"] for one in closed] == ids[::-1]
+    assert {(one["status"], one["version"]) for one in closed} == {("closed", 3)}
+    assert daemon.get("/supportsessions?scope=all").json()["count"] == 0
+
+
+@pytest.mark.parametrize("as_lines", [False, True], ids=["json", "ndjson"])
+def test_of_many_errors_a_thousand_are_listed_and_all_are_counted(daemon: Daemon, as_lines: bool) -> None:
+    many = 1500
+    (made,) = scheduled(daemon, 1)
+    unknown = [f"nobody{number}" for number in range(many)]
+    moves = [{"id": made["id"], "startTime": from_now(days=2)}] * many
+    wrong = [*[{**new(0), "label": ""}] * many, 7]
+    for path, refcode, name, items, first, found in (
+        (BATCH, 115400, "sessions", wrong, "sessions.0.label", many + 1),
+        (BATCH, 115400, "sessions", [{**new(0), "type": "phone", "label": ""}] * many, "sessions.0.type", 2 * many),
+        (BATCH, 115400, "sessions", [new(0, startTime=from_now(days=-1))] * many, "sessions.0.startTime", many),
+        (CLOSE, 115400, "ids", [7] * many, "ids.0", many),
+        (CLOSE, 115409, "ids", unknown, "ids.0", many),
+        (RESCHEDULE, 115409, "sessions", moves, "sessions.1", many - 1),
+    ):
+        body: JSON = {"json": {name: items}}
+        if as_lines:
+            body = {"content": lines_of(*items), "headers": {"Content-Type": LINES["Content-Type"]}}
+        refused = daemon.post(path, body.pop("json", None), by="anna", **body).json()
+
+        assert refused["refcode"] == refcode, refused["description"][:200]
+        *listed, last = refused["errors"]
+        assert (len(listed), listed[0]["field"]) == (1000, first)
+        assert last == {"field": "errors", "message": f"lists 1000 of {found} errors"}
+        assert refused["description"].endswith(f"; and {found - 3} more")
+    assert daemon.session(made["id"])["version"] == 1
+
+    lines = b'{"type":\n' * many + json.dumps({"type": "live"}).encode()
+    refused = daemon.post(BATCH, content=lines, by="anna", headers=LINES).json()
+    assert (len(refused["errors"]), refused["errors"][999]["field"]) == (1001, "sessions.999")
+    assert refused["errors"][1000]["message"] == f"lists 1000 of {many + 1} errors"
+
+
 # --- kills of the daemon ----------------------------------------------------------------------------------------------
 
 

@@ -152,7 +152,9 @@ class NewSessionParts:
         self._count = 0
         self.dry_run = dry_run
         self.errors: list[FieldError] = []
-        """The errors of all sessions that are not valid."""
+        """The errors of sessions that are not valid; at least the first ones that an answer lists."""
+        self.found = 0
+        """The number of errors of all sessions."""
         self.new = NewBatch()
         self.requests: list[CreateSession] = []
         """The sessions, for a dry run."""
@@ -196,7 +198,8 @@ class NewSessionParts:
 
     def _take(self, items: Callable[[], list[Any]]) -> str | None:
         """Validate and prepare a part; return its content to store. None: a dry run, or the batch has errors."""
-        first, values = self._count, items()
+        listed = len(self.errors)
+        first, values = self._count, items()  # this adds the errors of lines that are not JSON
         self._count += len(values)
         _hash(self._digest, values)
         settings, now = self._context.services.settings, clock.now()
@@ -204,7 +207,8 @@ class NewSessionParts:
         errors += commands.start_errors(
             settings, [None if one is None else one.start_time for one in requests], now, first
         )
-        self.errors += errors[: max(0, MAX_BATCH_ERRORS + 1 - len(self.errors))]
+        self.found += len(self.errors) - listed + len(errors)
+        self.errors += errors[: max(0, MAX_BATCH_ERRORS - len(self.errors))]
         if self.errors:
             return None
         valid = [request for request in requests if request is not None]

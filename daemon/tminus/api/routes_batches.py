@@ -58,7 +58,7 @@ async def create_sessions(
                 # A repeated request may be refused because the starts have passed since the first one.
                 earlier = await services.query(lambda view: commands.find_decided(view, caller, keyed, now))
             if earlier is None:
-                raise BatchRefused(sent.errors)
+                raise BatchRefused(sent.errors, sent.found)
             return await _answer(context, caller, earlier)
         if sent.dry_run:
             requests = sent.requests

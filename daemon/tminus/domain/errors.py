@@ -78,7 +78,7 @@ case. A refcode is an area followed by the HTTP status that `api` answers with. 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
 from typing import ClassVar
@@ -508,11 +508,12 @@ class BatchRefused(RequestError):
     """The number of all errors, if `errors` has only the first of them."""
 
     def __post_init__(self) -> None:
+        self.found = max(self.found, len(self.errors))
         self.errors = _errors_of_items(self.errors, self.found)
 
     @property
     def description(self) -> str:
-        return _nothing_done(self.errors)
+        return _nothing_done(self.errors, self.found)
 
     @property
     def log_text(self) -> str:
@@ -525,31 +526,33 @@ class BatchConflict(RequestError):
 
     refcode = 115409
     errors: Sequence[FieldError]
+    found: int = field(init=False)
+    """The number of all errors."""
 
     def __post_init__(self) -> None:
-        self.errors = _errors_of_items(self.errors)
+        self.found = len(self.errors)
+        self.errors = _errors_of_items(self.errors, self.found)
 
     @property
     def description(self) -> str:
-        return _nothing_done(self.errors)
+        return _nothing_done(self.errors, self.found)
 
     @property
     def log_text(self) -> str:
         return "Nothing was done: the answer names the wrong sessions"
 
 
-def _errors_of_items(errors: Sequence[FieldError], found: int = 0) -> Sequence[FieldError]:
+def _errors_of_items(errors: Sequence[FieldError], found: int) -> Sequence[FieldError]:
     """Return the errors that an answer lists, and a last one that gives their number if there are more."""
-    found = max(found, len(errors))
     listed = [FieldError(_cut(error.field), _cut(error.message, 300)) for error in errors[:MAX_BATCH_ERRORS]]
     if found > len(listed):
         listed.append(FieldError("errors", f"lists {len(listed)} of {found} errors"))
     return listed
 
 
-def _nothing_done(errors: Sequence[FieldError]) -> str:
+def _nothing_done(errors: Sequence[FieldError], found: int) -> str:
     first = "; ".join(f"{error.field} {error.message}" for error in errors[:_MAX_DESCRIBED])
-    more = len(errors) - _MAX_DESCRIBED
+    more = found - _MAX_DESCRIBED
     return f"Nothing was done: {first}{f'; and {more} more' if more > 0 else ''}"
 
 

@@ -75,6 +75,8 @@ SAMPLES: list[tuple[TminusError, str]] = [
         "Nothing was done: sessions.3.label is missing",
     ),
     (errors.BatchConflict([FieldError("ids.3", "is closed")] * 9), "ids.3 is closed; and 6 more"),
+    (errors.BatchConflict([FieldError("ids.3", "is closed")] * 2003), "ids.3 is closed; and 2000 more"),
+    (errors.BatchRefused([FieldError("ids.3", "is closed")] * 9, 5003), "ids.3 is closed; and 5000 more"),
     (errors.WrongResumeKey(), "join without it"),
     (errors.OtherPresence(own=True), "own room"),
     (errors.OtherPresence(own=False), "Another system"),
