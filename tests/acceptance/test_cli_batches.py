@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -84,6 +85,53 @@ def test_files_of_other_programs_are_read(daemon: Daemon, tmp_path: Path, conten
     assert parsed(planned[1]["startTime"]) == DAY + timedelta(minutes=1)
 
 
+def lines(rows: int) -> str:
+    """Return NDJSON with an appointment every minute, all without a type."""
+    at = (DAY + timedelta(minutes=n) for n in range(rows))
+    return "".join(
+        json.dumps({"label": f"Line {n}", "startTime": f"{start:%Y-%m-%dT%H:%M}Z"}) + "\n" for n, start in enumerate(at)
+    )
+
+
+@pytest.mark.parametrize("name", ["sessions.ndjson", "sessions.jsonl", "SESSIONS.NDJSON"])
+def test_the_name_of_a_file_says_that_each_line_is_json(daemon: Daemon, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("\ufeff\n" + lines(3))
+    done = daemon.command("schedule", "--file", str(file), "--type", "live", "--key", name, "--json")
+
+    assert done.stderr == "3 sessions scheduled\n"
+    made = json.loads(done.stdout)["sessions"]
+    assert [one["label"] for one in made] == ["Line 0", "Line 1", "Line 2"]
+    assert parsed(daemon.session(made[1]["id"])["startTime"]) == DAY + timedelta(minutes=1)
+
+    file.write_text("[1]\n" + lines(1) + "type,label,start\n")  # by its content alone, this would be CSV
+    refused = daemon.command("schedule", "--file", str(file), "--type", "live")
+    first, second, last = refused.stderr.splitlines()
+    assert first == f"tminus: {name}: line 1 is not an object: each line has one session"
+    assert second.startswith(f"tminus: {name}: line 3 ")
+    assert (refused.returncode, last) == (1, f"tminus: nothing was scheduled; {name} has 2 errors")
+
+
+@pytest.mark.parametrize(("content", "label"), [(sheet(3), "Check-in, 1"), (lines(3), "Line 1")], ids=["csv", "ndjson"])
+def test_the_standard_input_is_read_as_a_file(daemon: Daemon, content: str, label: str) -> None:
+    def schedule(given: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [TMINUS, "schedule", "--file", "-", "--timezone", "UTC", "--type", "live", "--json"],
+            input=given,
+            env=environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config)),
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    done = schedule(content)
+    assert (done.returncode, done.stderr) == (0, "3 sessions scheduled\n")
+    made = json.loads(done.stdout)["sessions"][1]
+    assert (made["label"], made["type"], parsed(made["startTime"])) == (label, "live", DAY + timedelta(minutes=1))
+    wrong = schedule(content.replace(label, "x" * 256))
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert f"line {3 if 'Check' in label else 2}: label must have" in wrong.stderr
+    assert schedule("").returncode == 1
+
+
 def test_a_file_in_another_encoding_needs_its_name(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "sessions.csv"
     file.write_bytes(f"type;label;start\nlive;Überprüfung;{DAY:%Y-%m-%dT%H:%M:%SZ}\n".encode("cp1252"))
@@ -137,6 +185,19 @@ def test_errors_name_the_line_of_the_file_and_nothing_is_scheduled(daemon: Daemo
     assert errors[1].startswith("tminus: sessions.csv: line 2: type must be")
     assert errors[2].startswith("tminus: sessions.csv: line 4: label must have")
     assert errors[-1].startswith("tminus: nothing was scheduled; sessions.csv has ")
+
+
+def test_all_errors_of_a_file_are_counted(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "sessions.csv"
+    file.write_text(sheet(1500).replace("live", "phone"))
+
+    refused = daemon.command("schedule", "--file", str(file), "--timezone", "UTC")
+
+    assert refused.returncode == 1
+    *errors, more, last = refused.stderr.splitlines()
+    assert [one.partition(" type")[0] for one in errors] == [f"tminus: sessions.csv: line {n + 2}:" for n in range(20)]
+    assert more == "tminus: sessions.csv: and 1480 more errors"
+    assert last == "tminus: nothing was scheduled; sessions.csv has 1500 errors"
 
 
 def test_conditions_are_checked_before_anything_is_closed(daemon: Daemon) -> None:

@@ -104,7 +104,12 @@ def schedule_file(
         except ScreenMeetError as error:
             if error.refcode != 115400:
                 raise
-            raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
+            # If there are more errors than the answer lists, the last one tells how many: lists 1000 of 1500 errors.
+            *listed, last = error.errors
+            if last["field"] != "errors":
+                raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
+            found = int(last["message"].split()[-2])
+            raise _report(file, [_with_line(one, sheet.lines) for one in listed], found) from None
     _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
 
 
@@ -131,13 +136,17 @@ def _with_line(error: Any, lines: list[int]) -> str:
     return f"line {lines[int(number)]}: {field or 'it'} {error['message']}"
 
 
-def _report(file: Path, errors: list[str]) -> Exit:
-    """Print the errors of a file, and return the exception for the caller to raise."""
+def _report(file: Path, errors: list[str], found: int | None = None) -> Exit:
+    """Print the errors of a file, and return the exception for the caller to raise.
+
+    `found`: their number, if `errors` has only the first of them.
+    """
+    found = found or len(errors)
     for error in errors[:MAX_SHOWN]:
         output.print_error(f"{file.name}: {error}")
-    if len(errors) > MAX_SHOWN:
-        output.print_error(f"{file.name}: and {len(errors) - MAX_SHOWN} more errors")
-    return fail(f"nothing was scheduled; {file.name} has {len(errors)} error{'s' * (len(errors) != 1)}", REFUSED)
+    if found > MAX_SHOWN:
+        output.print_error(f"{file.name}: and {found - MAX_SHOWN} more errors")
+    return fail(f"nothing was scheduled; {file.name} has {found} error{'s' * (found != 1)}", REFUSED)
 
 
 @click.command(cls=Command)
