@@ -80,6 +80,46 @@ def test_a_series_keeps_its_local_time_and_follows_changes(make_daemon: StartDae
     assert daemon.call("PUT", f"/series/{later['id']}", body, by="anna").json()["refcode"] == 119409
 
 
+def test_a_series_has_more_days_than_its_rule_gives_and_fewer(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.arguments = ["--test-clock", BEGIN]
+    daemon.start()
+    body = {
+        "dtstart": "2027-03-23T09:00",
+        "timezone": "Europe/Berlin",
+        # The second one is a start of the rule, and the last one is on a day without sessions.
+        "rdates": ["2027-03-27T14:00", "2027-03-24T09:00", "2027-03-28T14:00", "2027-03-25T18:00"],
+        "exdates": ["2027-03-25", "2027-03-26T09:00", "2027-03-27T09:00"],
+        "horizon": "8d",
+        "session": {"type": "live", "label": "Shift"},
+    }
+    series = call(daemon, "POST", "/series", {**body, "rrule": WEEKDAYS})
+    path = f"/series/{series['id']}"
+    with_rule = ["03-23T08:00", "03-24T08:00", "03-27T13:00", "03-28T12:00", "03-29T07:00", "03-30T07:00"]
+    assert starts(series) == with_rule
+    assert series["rdates"] == [f"{one}:00" for one in sorted(body["rdates"])]
+    assert series["exdates"] == ["2027-03-25", "2027-03-26T09:00:00", "2027-03-27T09:00:00"]
+    shown = daemon.command("series", "show", series["id"]).stdout
+    assert "".join(f"also\t{one}\n" for one in series["rdates"]) in shown
+    assert "".join(f"without\t{one}\n" for one in series["exdates"]) in shown
+
+    changed = call(daemon, "PUT", path, {**body, "rrule": WEEKDAYS, "exdates": [], "rdates": ["2027-03-28T14:00"]})
+    weekdays = [f"03-{day}T{hour}" for day, hour in ((23, "08:00"), (24, "08:00"), (25, "08:00"), (26, "08:00"))]
+    assert starts(changed) == [*weekdays, "03-28T12:00", "03-29T07:00", "03-30T07:00"]
+    # Without a rule, it has only its first start and the added ones.
+    without_rule = call(daemon, "POST", "/series", body)
+    assert starts(without_rule) == ["03-23T08:00", *with_rule[1:4]]
+    daemon.post("/clock", {"advance": "3d"})
+    assert starts(call(daemon, "GET", f"/series/{without_rule['id']}")) == with_rule[2:4], "no more sessions are made"
+    for wrong in (
+        {"rdates": ["2027-03-28"]}, {"rdates": ["2027-03-28T14:00Z"]}, {"exdates": "2027-03-28"},
+        {"rdates": [f"2027-03-28T14:00:{n % 60:02}" for n in range(367)]},
+    ):  # fmt: skip
+        refused = daemon.call("PUT", path, {**body, **wrong}, by="anna")
+        assert (refused.status_code, next(iter(wrong)) in refused.text) == (400, True), (wrong, refused.text)
+    assert starts(call(daemon, "GET", path))[:4] == starts(changed)[3:], "refused changes move nothing"
+
+
 def test_hostile_series_are_refused_at_once(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     good = {"rrule": "FREQ=DAILY", "dtstart": "2030-01-01T09:00", "timezone": "UTC"}
@@ -368,3 +408,28 @@ def test_two_daemons_make_the_series_of_the_configuration_once(
         assert [one["label"] for one in rows] == ["Another label"] * 3
         for one in several:
             assert one.terminate() == 0
+
+
+def test_an_entry_adds_days_and_leaves_some_out(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.arguments = ["--test-clock", BEGIN]
+    text = (
+        '[[series]]\nname = "shift"\nagent = 7\ndtstart = 2027-03-23T09:00:00\ntimezone = "Europe/Berlin"\n'
+        'horizon = "8d"\nsession = { type = "live", label = "Shift" }\n'
+        "rdates = [2027-03-28T14:00:00, 2027-03-25T18:00:00]\nexdates = [2027-03-25, 2027-03-26T09:00:00]\n"
+    )
+    write(daemon, text + f'rrule = "{WEEKDAYS}"\n')
+    daemon.start()
+    shift = by_entry(daemon)["shift"]
+    assert starts(shift) == ["03-23T08:00", "03-24T08:00", "03-28T12:00", "03-29T07:00", "03-30T07:00"]
+
+    write(daemon, text.replace("2027-03-25, ", ""))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    eventually(lambda: starts(by_entry(daemon)["shift"]) == ["03-23T08:00", "03-25T17:00", "03-28T12:00"])
+    assert by_entry(daemon)["shift"]["occurrences"][0]["session"] == shift["occurrences"][0]["session"]
+
+    file = write(daemon, text.replace("2027-03-25T18:00:00", "2027-03-25"))
+    daemon.signal(signal.SIGHUP)
+    fault = daemon.logged("config.fault", where=f"{file}:8")
+    assert fault["key"].startswith("series[shift].rdates")

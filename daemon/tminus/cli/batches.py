@@ -108,8 +108,8 @@ def schedule_file(
             *listed, last = error.errors
             if last["field"] != "errors":
                 raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
-            found = int(last["message"].split()[-2])
-            raise _report(file, [_with_line(one, sheet.lines) for one in listed], found) from None
+            total = int(last["message"].split()[-2])
+            raise _report(file, [_with_line(one, sheet.lines) for one in listed], total) from None
     _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
 
 
