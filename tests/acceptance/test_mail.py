@@ -1,16 +1,18 @@
 """Mail as a site uses it: the daemon as a process, a real mail server, kills, several daemons, templates, `check`."""
 
 import json
+import re
 import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
-from tests.acceptance.times import from_now
+from tests.acceptance.times import from_now, parsed
 from tests.support.databases import PostgresServer
 from tests.support.mailserver import MailServer, hang
 from tests.support.waiting import eventually
@@ -18,6 +20,11 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 GUESTS = [{"email": f"guest{number}@example.com", "name": f"Guest {number}"} for number in range(3)]
+
+MONTHS = (
+    "Januar", "Februar", "März", "April", "Mai", "Juni",
+    "Juli", "August", "September", "Oktober", "November", "Dezember",
+)  # fmt: skip
 
 
 def mail(server: MailServer, **more: Any) -> dict[str, Any]:
@@ -92,6 +99,35 @@ def test_reminders_are_mailed(start_daemon: StartDaemon) -> None:
         assert server.accepted[1].message.get_content_type() == "multipart/alternative"
 
 
+def test_reminders_are_mailed_in_german(start_daemon: StartDaemon) -> None:
+    with MailServer() as server:
+        daemon = start_daemon(mail=mail(server, language="de", timezone="Europe/Berlin"))
+        guest, host = {**GUESTS[0], "name": "Jürgen <b>Groß</b>"}, {"email": "host@example.com", "role": "host"}
+        start = from_now(seconds=30)
+        session = daemon.make(label="Prüfung & Abnahme", startTime=start, reminders=["27s"], invitees=[guest, host])
+        eventually(lambda: len(server.accepted) == 4)
+        (for_guest,), (for_host,) = (server.to(one["email"])[1:] for one in (guest, host))
+
+        local = parsed(start).astimezone(ZoneInfo("Europe/Berlin"))
+        when = f"{local.day}. {MONTHS[local.month - 1]} {local.year}, {local:%H:%M} Uhr ({local:%Z})"
+        for sent, link in ((for_guest, session["urls"]["user"]), (for_host, session["urls"]["host"])):
+            assert sent.message["Subject"] == "Erinnerung: Prüfung & Abnahme"
+            text, html = sent.text(), sent.text("text/html")
+            for part in (text, html):
+                assert "wir erinnern Sie an die folgende Sitzung." in part
+                assert when in part
+                assert ("Das ist der Link für die Leitung." in part) is (sent is for_host)
+                assert not {"Reminder", "Hello", "Join"} & set(re.findall(r"\w+", part))
+            assert f"Öffnen Sie zur Teilnahme diesen Link:\n\n    {link}\n" in text.replace("\r\n", "\n")
+            assert '<html lang="de">' in html
+            assert f'<a href="{link}"' in html
+            assert ">Teilnehmen</a>" in html
+            assert "<strong>Prüfung &amp; Abnahme</strong>" in html
+        assert "Guten Tag Jürgen <b>Groß</b>,\n" in for_guest.text().replace("\r\n", "\n")
+        assert "<p>Guten Tag Jürgen &lt;b&gt;Groß&lt;/b&gt;,</p>" in for_guest.text("text/html")
+        assert "<p>Guten Tag,</p>" in for_host.text("text/html")
+
+
 def test_a_kill_before_the_answer_is_stored_sends_no_mail_twice(start_daemon: StartDaemon) -> None:
     """The daemon logs that the result of the mail in flight is unknown. It sends each of the others once."""
     with MailServer() as server:
@@ -159,6 +195,53 @@ def test_a_site_replaces_templates_and_a_reload_uses_them(start_daemon: StartDae
         eventually(lambda: server.accepted)
         assert server.accepted[0].message["Subject"] == "X at ours"
         assert server.accepted[0].text().strip() == f"Dear Guest 0: {session['urls']['user']}"
+
+
+@pytest.mark.parametrize(("language", "subject"), [("en", "Invitation: A & B"), ("de", "Einladung: A & B")])
+def test_a_site_replaces_only_the_html(start_daemon: StartDaemon, language: str, subject: str) -> None:
+    with MailServer() as server:
+        daemon = start_daemon()
+        (daemon.home / "mails").mkdir()
+        page = "<h1>{{ label }}</h1><p>{{ kind }}, {{ role }}, {{ language }}: <a href='{{ link }}'>{{ name }}</a>"
+        (daemon.home / "mails" / f"{language}.html").write_text(page)
+        daemon.configure(mail=mail(server, language=language, templates=str(daemon.home / "mails")))
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("config.reloaded")
+        session = daemon.make(label="A & B", startTime=from_now(days=1), invitees=[{**GUESTS[0], "name": "<Joe>"}])
+        eventually(lambda: server.accepted)
+
+        link = f"<a href='{session['urls']['user']}'>&lt;Joe&gt;</a>"
+        sent = server.accepted[0]
+        assert sent.text("text/html").strip() == f"<h1>A &amp; B</h1><p>invitation, guest, {language}: {link}"
+        assert sent.message["Subject"] == subject, "the text is still that of tminus"
+        assert session["urls"]["user"] in sent.text()
+
+
+@pytest.mark.parametrize("kind", ["session.ready", "session.closed", "session.reminder"])
+def test_a_sample_event_is_a_test_of_mail_and_reaches_no_invitee(start_daemon: StartDaemon, kind: str) -> None:
+    with MailServer() as server:
+        daemon = start_daemon(mail=mail(server, reply_to="help@example.com"))
+        daemon.make(startTime=from_now(days=1), invitees=GUESTS[:1])
+        eventually(lambda: backlog(daemon) == 0)
+        assert daemon.command("webhooks", "pause", "mail").returncode == 0
+
+        done = daemon.command("sample-event", kind, "--to", "mail")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(r"mail answered 250 in [\d.]+ ms\n", done.stdout)
+        assert daemon.command("webhooks", "ping", "mail").returncode == 0
+        sample, ping = server.accepted[1:]
+        assert [one.recipient for one in (sample, ping)] == ["help@example.com"] * 2
+        assert sample.message["Subject"] == ping.message["Subject"] == "A test of tminus"
+        assert sample.text() == ping.text()
+        rows = daemon.get("/webhooks/mail/deliveries").json()["deliveries"]
+        assert [(row["kind"], row["ok"]) for row in rows] == [("ping", True), ("sample", True), ("events", True)]
+
+        server.texts = ["550 no"]
+        refused = daemon.command("sample-event", kind, "--to", "mail")
+        assert (refused.returncode, refused.stderr) == (1, "tminus: mail did not accept the event: no\n")
+        mistyped = daemon.command("sample-event", "session.opened", "--to", "mail")
+        assert mistyped.returncode == 2
+        assert len(server.mails) == 4
 
 
 @pytest.mark.parametrize(

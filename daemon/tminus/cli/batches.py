@@ -1,6 +1,7 @@
 """Commands for many sessions at once: `tminus shift`, and what `schedule --file` and `close --filter` call."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,12 +105,8 @@ def schedule_file(
         except ScreenMeetError as error:
             if error.refcode != 115400:
                 raise
-            # If there are more errors than the answer lists, the last one tells how many: lists 1000 of 1500 errors.
-            *listed, last = error.errors
-            if last["field"] != "errors":
-                raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
-            total = int(last["message"].split()[-2])
-            raise _report(file, [_with_line(one, sheet.lines) for one in listed], total) from None
+            listed = [_with_line(one, sheet.lines) for one in error.errors if one["field"] != "errors"]
+            raise _report(file, listed, _number_of_all(error.errors)) from None
     _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
 
 
@@ -134,6 +131,12 @@ def _with_line(error: Any, lines: list[int]) -> str:
     if name != "sessions" or not number.isdigit() or int(number) >= len(lines):
         return f"{error['field']} {error['message']}"
     return f"line {lines[int(number)]}: {field or 'it'} {error['message']}"
+
+
+def _number_of_all(errors: list[Any]) -> int | None:
+    """Return the number of all errors, if the answer lists only some; its last one is "lists 1000 of 1500 errors"."""
+    told = [re.search(r"of (\d+) errors$", one["message"]) for one in errors if one["field"] == "errors"]
+    return int(told[0][1]) if told and told[0] else None
 
 
 def _report(file: Path, errors: list[str], found: int | None = None) -> Exit:
