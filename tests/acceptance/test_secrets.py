@@ -1,17 +1,21 @@
 """No secret is in the log, events, metrics, errors or the output of commands, at any log level."""
 
+import base64
 import re
 import signal
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import trustme
 
 from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon, token_of
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
+from tests.support.mailserver import MailServer
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, hang_up, status
 from tests.support.waiting import eventually
 
@@ -154,6 +158,69 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
     printed = [done.stdout + done.stderr for done in (*succeeded, *failed)]
     everything = "\n".join([metrics.text, ready.text, *printed, daemon.log_text, daemon.errors.read_text()])
     assert_contains_no_secret(everything, [password])
+
+
+def test_the_password_of_the_mail_server_is_in_no_output(make_daemon: StartDaemon) -> None:
+    """Neither while mails are sent, nor while the server refuses it or repeats it, nor in a reload that changes it."""
+    password, other = "pa55word/with:all@kinds of%signs", "0ther+Pa55word"
+    daemon = make_daemon()
+    (daemon.home / "password").write_text(f"{password}\n")
+    ca, context, authority = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), daemon.home / "ca.pem"
+    ca.cert_pem.write_to_path(str(authority))
+    ca.issue_cert("localhost").configure_cert(context)
+
+    def configure(server: MailServer, **more: str) -> None:
+        settings = {"host": "localhost", "port": server.port, "from": "desk@example.com", "ca_file": str(authority)}
+        given = {"username": "desk", "password_file": str(daemon.home / "password")}
+        daemon.configure(log={"level": "debug"}, mail={**settings, **given, **more})
+
+    def invite() -> str:
+        invitees = [{"email": "guest@example.com"}]
+        return str(daemon.make(startTime=from_now(days=1), invitees=invitees)["id"])
+
+    with MailServer(tls=context, user=("desk", password)) as server:
+        configure(server)
+        daemon.start()
+        session = invite()
+        eventually(lambda: server.accepted)
+        assert server.users == ["desk"]
+        # The answers of the server have the password, in which form ever.
+        basic = base64.b64encode(f"\0desk\0{password}".encode()).decode()
+        server.texts = [f"550 no {password} {basic}", f"451 later {password}", "250 OK"]
+        invite()
+        assert daemon.logged("mail.refused")["error"] == "no … …"
+        invite()
+        assert daemon.logged("mail.deferred")["error"] == "later …"
+        answered = daemon.command("sample-event", "session.ready", "--to", "mail")
+        assert answered.returncode == 0
+        printed = [daemon.command("check", "--effective"), daemon.command("webhooks", "ping", "mail")]
+
+        # The server refuses the password, once the daemon has read the new one.
+        (daemon.home / "password").write_text(other)
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("config.reloaded")
+        failed = daemon.command("webhooks", "ping", "mail")
+        assert failed.returncode == 1
+        session = invite()
+        daemon.logged("webhook.failed", endpoint="mail")
+        configure(server, password_file=str(daemon.home / "nothing"))
+        refused = daemon.command("check")
+        assert refused.returncode == 1
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("config.rejected")
+        all_words = (("list",), ("deliveries", "mail"), ("replay", "mail", "--session", session), ("pause", "mail"))
+        printed += [daemon.command("webhooks", *words, "--json") for words in all_words]
+        pages = [daemon.get(path).text for path in ("/webhooks", "/webhooks/mail/deliveries?limit=100", "/events")]
+        pages.append(daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text)
+        assert 'endpoint="mail"' in pages[-1]
+        assert all(done.returncode == 0 for done in printed), printed
+        assert daemon.terminate() == 0
+
+    texts = [done.stdout + done.stderr for done in (*printed, answered, failed, refused)]
+    everything = "\n".join([*texts, *pages, str(daemon.log_text), daemon.errors.read_text()])
+    encoded = [base64.b64encode(f"\0desk\0{one}".encode()).decode() for one in (password, other)]
+    alone = [base64.b64encode(one.encode()).decode() for one in (password, other)]
+    assert_contains_no_secret(everything, [password, other, *encoded, *alone])
 
 
 def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(

@@ -5,6 +5,7 @@ commands. The text of a mail is sent here, because the library does not report w
 """
 
 import asyncio
+import base64
 import os
 import re
 import socket
@@ -32,6 +33,9 @@ QUIT_TIMEOUT = 1.0
 
 SERVICE_CLOSING = 421
 
+MIN_SECRET = 6
+"""Minimum length of a password that is taken out of answers."""
+
 _ADDRESS = re.compile(r"[^\s<>()\[\],;:\"]+@[^\s<>()\[\],;:\"]+")
 """Anything in an answer of a server that may be an address."""
 
@@ -44,7 +48,7 @@ class Answer:
 
     code: int | None
     text: str
-    """Without addresses, on one line."""
+    """Without addresses and the password, on one line."""
 
 
 class Unavailable(Exception):
@@ -95,6 +99,7 @@ class Connection:
         self._client: _Client | None = None
         self._last: Target | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._secrets = _forms(access.settings.username, access.password)
 
     async def begin(self, message: Message) -> None:
         """Send the envelope of a mail. Raises `Unavailable`, `Refused`, `Deferred`."""
@@ -147,15 +152,15 @@ class Connection:
             protocol.write(content + b".\r\n")
         except SMTPException as failure:  # the connection has ended, so nothing was sent
             self.close()
-            raise _Ended(_reason(failure)) from None
+            raise _Ended(self._reason(failure)) from None
         try:
             response = await protocol.read_response(timeout=max(ANSWER_TIMEOUT, self._seconds))
         except BaseException as failure:
             self.close()
             if isinstance(failure, Exception):
-                raise Unanswered(_reason(failure)) from None
+                raise Unanswered(self._reason(failure)) from None
             raise
-        answer = Answer(response.code, _text(response.message))
+        answer = Answer(response.code, self._text(response.message))
         if not 200 <= response.code <= 599 or 300 <= response.code <= 399:
             self.close()
             raise Unanswered(answer)
@@ -257,7 +262,7 @@ class Connection:
         except TimeoutError:
             raise Unavailable(Answer(None, f"no answer within {2 * self._seconds:g} s")) from None
         except Exception as failure:  # a server can cause any exception
-            raise Unavailable(_reason(failure)) from None
+            raise Unavailable(self._reason(failure)) from None
 
     def _client_on(self, sock: socket.socket, context: ssl.SSLContext | None) -> _Client:
         settings = self._access.settings
@@ -288,9 +293,35 @@ class Connection:
             self.close()
             if isinstance(failure, Exception):
                 error = ended if isinstance(failure, SMTPServerDisconnected) else Unavailable
-                raise error(_reason(failure)) from None
+                raise error(self._reason(failure)) from None
             raise
-        return Answer(response.code, _text(response.message))
+        return Answer(response.code, self._text(response.message))
+
+    def _text(self, text: str) -> str:
+        """Return an answer's text on one line, without addresses and the password: it is logged."""
+        for secret in self._secrets:  # some servers repeat a command that they refuse
+            text = text.replace(secret, "…")
+        words = " ".join(text.encode(errors="replace").decode().split())
+        printable = "".join(char if char.isprintable() else "\ufffd" for char in words)
+        return _ADDRESS.sub("…@…", printable)[:500]
+
+    def _reason(self, failure: BaseException) -> Answer:
+        """Return why there is no answer, or a wrong one, in words for an operator."""
+        if isinstance(failure, SMTPResponseException) and failure.code > 0:
+            return Answer(failure.code, self._text(failure.message))
+        cause = failure
+        while not isinstance(cause, OSError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ssl.SSLError):
+            return Answer(None, f"TLS failed: {_CODES.sub('', str(cause))}"[:500])
+        if isinstance(cause, socket.gaierror):
+            return Answer(None, f"name not found: {cause.strerror}"[:500])
+        if isinstance(cause, OSError) and cause.errno:
+            return Answer(None, os.strerror(cause.errno).lower())
+        if isinstance(failure, SMTPTimeoutError | SMTPServerDisconnected):
+            has_ended = isinstance(failure, SMTPServerDisconnected)
+            return Answer(None, "the server closed the connection" if has_ended else "no answer in time")
+        return Answer(None, self._text(f"{type(failure).__name__}: {failure}"))
 
 
 def _own_name() -> str:
@@ -299,27 +330,12 @@ def _own_name() -> str:
     return name if re.fullmatch(r"[A-Za-z0-9.-]{1,255}", name) else "localhost"
 
 
-def _text(text: str) -> str:
-    """Return an answer's text on one line, without addresses: it is logged."""
-    words = " ".join(text.encode(errors="replace").decode().split())
-    printable = "".join(char if char.isprintable() else "\ufffd" for char in words)
-    return _ADDRESS.sub("…@…", printable)[:500]
+def _forms(username: str, password: str) -> list[str]:
+    """Return the password as it is sent with AUTH, and as it is.
 
-
-def _reason(failure: BaseException) -> Answer:
-    """Return why there is no answer, or a wrong one, in words for an operator."""
-    if isinstance(failure, SMTPResponseException) and failure.code > 0:
-        return Answer(failure.code, _text(failure.message))
-    cause = failure
-    while not isinstance(cause, OSError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, ssl.SSLError):
-        return Answer(None, f"TLS failed: {_CODES.sub('', str(cause))}"[:500])
-    if isinstance(cause, socket.gaierror):
-        return Answer(None, f"name not found: {cause.strerror}"[:500])
-    if isinstance(cause, OSError) and cause.errno:
-        return Answer(None, os.strerror(cause.errno).lower())
-    if isinstance(failure, SMTPTimeoutError | SMTPServerDisconnected):
-        has_ended = isinstance(failure, SMTPServerDisconnected)
-        return Answer(None, "the server closed the connection" if has_ended else "no answer in time")
-    return Answer(None, _text(f"{type(failure).__name__}: {failure}"))
+    A short one is not looked for: it may be in any text, and a text without it would tell it.
+    """
+    if len(password) < MIN_SECRET:
+        return []
+    sent = (f"\0{username}\0{password}", password)
+    return [*(base64.b64encode(one.encode()).decode() for one in sent), password]
