@@ -177,6 +177,32 @@ def test_other_commands_fit_in_80_columns(make_daemon: StartDaemon, tmp_path: Pa
         assert _screen(daemon, *arguments)
 
 
+def test_the_plot_of_a_report_has_bars_and_fits_in_80_columns(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.arguments = ["--test-clock", "2027-03-01T09:30:00Z"]
+    daemon.start()
+    for hour, sessions in ((9, 3), (14, 1), (23, 2)):
+        daemon.post("/clock", {"to": f"2027-03-01T{hour:02}:30:00Z"})
+        made = [daemon.make(by="anna", type="support", label=LABEL)["id"] for _ in range(sessions)]
+        for session_id in made:
+            assert daemon.join(session_id).status_code == 200
+        daemon.post("/clock", {"advance": "20m"})
+        for session_id in made:
+            assert daemon.delete(f"/supportsession/{session_id}").status_code == 200
+    daemon.post("/clock", {"advance": "1d"})
+    period = ("report", "--from", "2027-03-01", "--to", "2027-03-02", "--zone", "UTC", "--utc")
+
+    shown = [line.split() for line in _screen(daemon, *period)]
+
+    assert ["6", "sessions", "closed", "from"] in [words[:4] for words in shown]
+    assert ["support", "6", "6", "0", "0"] in shown, "people were in all of them"
+    assert any(words[:2] == ["length,", "s"] and "1200" in words for words in shown)
+    plot = shown[shown.index(["HOUR", "BEGUN"]) + 1 :][:24]
+    bars = {9: "█" * 40, 14: "█" * 14, 23: "█" * 27}
+    numbers = {9: "3", 14: "1", 23: "2"}
+    assert plot == [[f"{h:02}:00", numbers.get(h, "0"), *([bars[h]] if h in bars else [])] for h in range(24)]
+
+
 def test_watch_prints_the_whole_error_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     with _terminal(daemon, "watch", "--interval", "50ms", columns=60, rows=12) as terminal:
