@@ -19,7 +19,7 @@ from tminus.sessions.commands import IfMatch
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.sessions.transitions import CreateResult
 from tminus.storage import EventFilter, Store, Transaction
-from tminus.storage.tables import IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
+from tminus.storage.tables import IDEMPOTENCY, META, OCCURRENCES, PARTICIPANTS, SERIES, SESSIONS
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class World:
         """Empty the database, for the next example of a property-based test."""
 
         def remove(tx: Transaction) -> None:
-            for table in (SESSIONS, IDEMPOTENCY):
+            for table in (OCCURRENCES, SERIES, SESSIONS, IDEMPOTENCY):
                 tx.execute(delete(table))
             tx.execute(delete(META).where(META.c.key == "timeouts"))
 
