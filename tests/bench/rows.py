@@ -11,6 +11,7 @@ from typing import Any
 from tests.bench.daemon import Daemon
 from tminus.domain import ids
 from tminus.domain.types import SessionType
+from tminus.storage.meta import LOG_POSITION
 
 LEAD_MS = 600_000
 """Milliseconds before its start at which a session opens: the default of `lifecycle.lead`."""
@@ -73,13 +74,15 @@ def multiply(path: Path, template: str, session_type: SessionType, number: int) 
 
 
 class _Ids:
-    """Returns different random ids: of 100,000 random ids of six characters, two are often equal."""
+    """Returns different ids, as the daemon draws them: of 100,000 random ids of six characters, two are often equal."""
 
     def __init__(self) -> None:
+        self._prefix = ids.SharedPrefix()
         self._drawn: set[str] = set()
 
     def __call__(self, length: int) -> str:
-        while (drawn := ids.base62(length)) in self._drawn:
+        first = self._prefix.take(length)
+        while (drawn := first + ids.base62(length - len(first))) in self._drawn:
             pass
         self._drawn.add(drawn)
         return drawn
@@ -110,6 +113,14 @@ def _multiply(database: sqlite3.Connection, template: str, id_length: int, numbe
         WHERE s.id <> :template ORDER BY s.rowid
         """,
         {"template": template},
+    )
+    # The log has these events, too. Otherwise the daemon would log all of them at its start, beside what is measured.
+    database.execute(
+        """
+        UPDATE meta SET value = (SELECT max(seq) FROM event) || substr(value, instr(value, ' '))
+        WHERE substr(key, 1, length(:log_position)) = :log_position
+        """,
+        {"log_position": LOG_POSITION},
     )
 
 
