@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -231,10 +232,13 @@ def test_on_a_full_disk_of_postgresql_writes_are_refused_and_resume_with_space(
         place = stack.enter_context(pg_server.tablespace(disk))
         database = stack.enter_context(pg_server.database(empty=True, tablespace=place))
         daemon = make_daemon(storage={"url": database.configured})
+        admin = stack.enter_context(psycopg.connect(database.url.replace("+psycopg", ""), autocommit=True))
         daemon.start()
         stack.callback(end, daemon)
         ballast = disk / "ballast"
         with Callers(daemon) as callers:
+            # A new connection must now write a file of the catalogue first. On a full disk it is refused for that.
+            admin.execute("REINDEX TABLE pg_class")
             fill(ballast)
             callers.wait_until_refused()
             eventually(lambda: "No space left on device" in (cannot_write(daemon) or ""))

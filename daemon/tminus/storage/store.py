@@ -111,6 +111,10 @@ class Store:
                 with self._writing.begin() as connection:
                     wal.skip_lost_numbers(connection)
             self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
+            if shared is not None:
+                # Each lane opens its first connection now: on a full disk PostgreSQL may accept no new one.
+                for engine in self._lanes.values():
+                    engine.connect().close()
         except BaseException as error:
             self._dispose()  # the watchdog's thread must not stay, not even after Ctrl-C
             if isinstance(error, StoreUnavailable | SQLAlchemyError | NoAnswer):
