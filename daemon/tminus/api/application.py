@@ -1,6 +1,6 @@
 """Assemble the ASGI application: routes, their description, dispatcher and middleware."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -46,7 +46,7 @@ def make_application(services: Services, routers: Sequence[Router] = _ROUTERS) -
     requests = Middleware(Dispatcher(served, websocket_routes, missing_page), services)
     websockets = WebSockets(websocket_routes, served, services)
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
 
     return application

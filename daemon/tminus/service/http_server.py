@@ -22,7 +22,7 @@ from tminus.domain.errors import FieldError, HeadTooLarge, InvalidRequest, Overl
 from tminus.domain.networks import client_network
 from tminus.service import http_parser
 from tminus.service.connections import OpenConnections, log_malformed, log_unread
-from tminus.service.http_exchange import Exchange
+from tminus.service.http_exchange import Exchange, SendQueue
 from tminus.service.http_parser import Head, Malformed, Parser
 from tminus.service.sockets import BACKLOG
 from tminus.service.websocket_exchange import Rates, WebSocketExchange
@@ -88,6 +88,8 @@ class Connection(asyncio.Protocol):
         All connections of the server.
     rates
         Returns what the client of a WebSocket may send.
+    sends
+        Receives the responses of all connections.
     """
 
     transport: asyncio.Transport
@@ -101,7 +103,9 @@ class Connection(asyncio.Protocol):
         *,
         open_connections: OpenConnections,
         rates: Callable[[], Rates],
+        sends: SendQueue,
     ) -> None:
+        self.sends = sends
         self.peer = self.address = "local"
         self._application: ASGIApp = config.loaded_app
         self._loop = _loop or asyncio.get_running_loop()
@@ -456,7 +460,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
-                http=partial(Connection, open_connections=self._open_connections, rates=rates),  # type: ignore[arg-type]  # uvicorn only calls it
+                http=partial(Connection, open_connections=self._open_connections, rates=rates, sends=SendQueue()),  # type: ignore[arg-type]  # uvicorn only calls it
+                interface="asgi3",
                 ws="none",
                 loop="none",
                 lifespan="off",

@@ -132,7 +132,7 @@ class WebSocketExchange(Exchange):
 
     def feed(self, data: bytes) -> None:
         """Process bytes that follow the head of the upgrade."""
-        if self.complete or self._discards:
+        if self._answered or self._discards:
             return
         if self._protocol is None:
             self._early += data
@@ -293,7 +293,7 @@ class WebSocketExchange(Exchange):
             code = 1011
         if self._protocol is not None:
             self._close(self._protocol, code, "")
-        elif not self.complete and not self.disconnected:
+        elif not self._answered and not self.disconnected:
             if self._begun:
                 self._channel.transport.abort()
             else:

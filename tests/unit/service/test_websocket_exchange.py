@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from tminus import clock
 from tminus.service import websocket_exchange
 from tminus.service.connections import OpenConnections
+from tminus.service.http_exchange import SendQueue
 from tminus.service.http_server import HEAD_SECONDS, KEEP_ALIVE_SECONDS, WRITE_BYTES, WRITE_SECONDS, Connection
 from tminus.service.websocket_exchange import MESSAGE_BYTES, PING_SECONDS, QUEUED_MESSAGES, SILENT_SECONDS, Rates
 
@@ -67,6 +68,7 @@ class Opened:
             {},
             open_connections=OpenConnections(None, lambda _address: None),
             rates=Rates,
+            sends=SendQueue(),
         )
         self.received: list[str] = []
 
