@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tminus import clock
@@ -78,17 +78,18 @@ def dropped() -> int:
 def log(name: str, /, **fields: Any) -> None:
     """Write a line of the catalogue, which has its level and message. Fields that are None are left out.
 
-    A separate thread writes the line, so this neither waits nor raises.
+    A separate thread formats and writes the line, so this neither waits nor raises. The caller must not change a value
+    that it has passed.
     """
     line = LOG_LINES[name]
     if PRIORITIES[line.level] <= _threshold:
-        _writer.put(_catalogued(name, fields))
+        _writer.put(partial(_made_late, clock.now(), line.level, name, fields))
 
 
 def log_debug(name: str, /, **fields: Any) -> None:
     """Write a line of the catalogue with level `debug`, since another line reports the same."""
     if PRIORITIES["debug"] <= _threshold:
-        _writer.put({**_catalogued(name, fields), "level": "debug"})
+        _writer.put(partial(_made_late, clock.now(), "debug", name, fields))
 
 
 def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: ActorNames = NO_NAMES) -> None:
@@ -111,11 +112,19 @@ def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: Ac
     _writer.put_batch(lines, done)
 
 
-def _catalogued(name: str, fields: Mapping[str, Any]) -> Line:
-    line = LOG_LINES[name]
+def _made_late(ts: datetime, level: str, name: str, fields: Mapping[str, Any]) -> Line:
+    """Return a line of the catalogue, on the writer's thread. Never raises."""
+    try:
+        return _catalogued(ts, level, name, fields)
+    except Exception:
+        logging.getLogger(__name__).exception("The line %s could not be formatted", name)
+        return _assembled(ts, level, name, name, {field: repr(value) for field, value in fields.items()})
+
+
+def _catalogued(ts: datetime, level: str, name: str, fields: Mapping[str, Any]) -> Line:
     if None in fields.values():
         fields = {key: value for key, value in fields.items() if value is not None}
-    return _assembled(clock.now(), line.level, name, line.message(fields), fields)
+    return _assembled(ts, level, name, LOG_LINES[name].message(fields), fields)
 
 
 def _assembled(ts: datetime, level: str, name: str, message: str, fields: Mapping[str, Any]) -> Line:
@@ -221,7 +230,7 @@ def _route_libraries() -> None:
 
 
 def _line(name: str, /, **fields: Any) -> Line:
-    return _catalogued(name, fields)
+    return _catalogued(clock.now(), LOG_LINES[name].level, name, fields)
 
 
 def _dropped_notice(lines: int, since: datetime) -> Line:

@@ -296,3 +296,33 @@ def test_lines_survive_an_exception_in_the_writer_and_an_ended_thread_is_replace
     assert writer.flush(30)
     assert stored.lines == [{"number": 1}, {"number": 2}]
     assert (failures, writer.dropped) == ([], 0)
+
+
+def test_a_line_may_be_made_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = _StoredLines()
+    writer = LogWriter(stored, lambda lines, since: {"lines": lines, "since": since})
+    makers: list[threading.Thread] = []
+
+    def make() -> dict[str, Any]:
+        makers.append(threading.current_thread())
+        return {"number": 2}
+
+    writer.put({"number": 1})
+    writer.put(make)
+    writer.put({"number": 3})
+
+    assert writer.flush(30)
+    assert stored.lines == [{"number": 1}, {"number": 2}, {"number": 3}]
+    assert makers == [writer._thread]
+
+
+def test_a_line_that_cannot_be_formatted_is_reported_and_loses_no_other(log_lines: LogLines) -> None:
+    output.log("http.request", method="GET")  # lacks the other fields of its message
+    output.log("retention.removed", removed=3)
+    eventually(lambda: len(log_lines()) == 3)
+
+    [said] = [line for line in log_lines() if line["event"] == "library.said"]
+    others = [line for line in log_lines() if line["event"] != "library.said"]
+    assert said["error"] == "The line http.request could not be formatted: KeyError: 'route'"
+    assert (others[0]["event"], others[0]["message"], others[0]["method"]) == ("http.request", "http.request", "'GET'")
+    assert others[1]["removed"] == 3
