@@ -40,8 +40,10 @@ def sent_token(context: RequestContext) -> str:
 
     The cookie of the sign-in page counts only if the request proves that one of the daemon's own pages sent it.
     """
+    if token := header_token(context):
+        return token
     proven = browser_session.proven(context)
-    return header_token(context) or (page_token(proven) if proven else "")
+    return page_token(proven) if proven else ""
 
 
 def page_token(secret: str) -> str:
@@ -195,7 +197,9 @@ def _state(services: Services, digest: str, agent_session: AgentSession | None) 
 def _agent_of(services: Services, digest: str) -> Agent | None:
     """Return the agent whose token has this SHA-256, or None if there is none or the token has expired."""
     agent = services.agent_of_token.get(digest)
-    return None if agent is None or agent.has_expired(clock.now()) else agent
+    if agent is None or agent.expires is None:
+        return agent
+    return None if agent.has_expired(clock.now()) else agent
 
 
 def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:

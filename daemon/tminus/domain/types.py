@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -235,6 +236,7 @@ class Caller(NamedTuple):
         return Role.GROUP_ADMIN in self.roles or not self.roles.isdisjoint(roles)
 
 
+@lru_cache(1024)
 def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
     """Return the name of an agent with these roles in events, such as `agent:7` or `room:7`."""
     if agent_id == LOCAL_AGENT_ID:
