@@ -51,6 +51,8 @@ class Readers:
     """
 
     def __init__(self, store: Store, threads: int) -> None:
+        self.unfinished = 0
+        """Number of reads that wait or run."""
         self._store = store
         self._arriving: list[_Read] = []
         """Reads that arrived in the current iteration of the event loop."""
@@ -76,7 +78,11 @@ class Readers:
         if not self._arriving:
             loop.call_soon(self._hand_over, loop)
         self._arriving.append(_Read(look, future, loop, session_id))
-        return await future
+        self.unfinished += 1
+        try:
+            return await future
+        finally:
+            self.unfinished -= 1
 
     def close(self) -> None:
         """Wait for the running reads and end the threads."""

@@ -42,7 +42,7 @@ from tminus.domain.errors import (  # fmt: skip
     WrongStatus,
 )
 from tminus.domain.model import Session
-from tminus.domain.types import OPEN_STATUSES, Caller, OverlapPolicy, SessionType, Trigger
+from tminus.domain.types import OPEN_STATUSES, Caller, OverlapPolicy, SessionType, Status, Trigger
 from tminus.logs.repeated import REPEATED
 from tminus.new_sessions import Instant, NewSession
 from tminus.sessions import commands, participants, queries
@@ -86,7 +86,7 @@ async def _change(
     return await services.query(lambda view: respond(session, overlaps(view, services.settings, caller, session)))
 
 
-def _answer(session: Session, caller: Caller, *, replayed: bool = False, others: Sequence[str] = ()) -> Answer:
+def _answer(session: Session, caller: Caller, *, replayed: bool = False, others: Sequence[str] = ()) -> Json:
     headers = [(b"etag", b'"%d"' % session.version)]
     if replayed:
         headers.append(_REPLAYED)
@@ -166,10 +166,19 @@ async def list_sessions(
     refusals=refusals(Forbidden, UnknownSession),
 )
 async def get_session(context: RequestContext, caller: CurrentCaller, session_id: str) -> Answer:
-    def look(view: View) -> Answer:
-        return _answer(queries.get_session(view, caller, session_id), caller)
+    services, key = context.services, (session_id, caller.agent_id, caller.roles)
+    version = services.kept.version()
+    if (kept := services.kept.get(key)) is not None:
+        return kept
 
-    return await context.services.query(look, session_id)
+    def look(view: View) -> tuple[Json, bool]:
+        session = queries.get_session(view, caller, session_id)
+        return _answer(session, caller), session.status is Status.ACTIVE
+
+    answer, changes_with_time = await services.query(look, session_id)
+    if not changes_with_time:  # the duration of an active session does
+        services.kept.put(key, version, answer)
+    return answer
 
 
 @router.put(

@@ -1,18 +1,19 @@
 """What the routes use: the store, the settings in force, rate limits, metrics. Built by `service.daemon`."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tminus import clock
 from tminus.api.challenges import Challenges
 from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
 from tminus.api.id_guesses import IdGuesses
+from tminus.api.kept_answers import KeptAnswers
 from tminus.api.known_agents import KnownAgents, as_agent
 from tminus.api.paced_queue import PacedQueue
 from tminus.api.rate_limit import GrowingPause, RateLimiter
@@ -133,7 +134,8 @@ class Services:
         """Limits the reads of requests that wait for events. One event wakes all of them; without this limit they would
         fill the queue of reads, and other requests would be refused.
         """
-        self._reads = 0
+        self.kept = KeptAnswers(store.version)
+        """Responses to reads of sessions."""
         self._readers = Readers(store, _READERS)
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
         self._search_slots = FairSemaphore(_SEARCHERS)
@@ -221,16 +223,12 @@ class Services:
             return None
         return None if agent is None or agent.has_expired(clock.now()) else agent
 
-    async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
+    def query(self, look: Callable[[View], T], session_id: str | None = None) -> Coroutine[Any, Any, T]:
         """Run `look` on one snapshot, on a thread; return its result. Raises `StoreUnavailable`.
 
         `session_id`: the session that `look` will read, if it is known.
         """
-        self._reads += 1
-        try:
-            return await self._readers.query(look, session_id)
-        finally:
-            self._reads -= 1
+        return self._readers.query(look, session_id)
 
     async def search(self, agent_id: int, look: Callable[[View], T]) -> T:
         """Run `look` as `query` does, if it may take long, such as a list with its count.
@@ -256,7 +254,7 @@ class Services:
 
     def waiting(self, method: str) -> int:
         """Return how many requests are queued before one with this method. Reads and writes have separate queues."""
-        return self._reads if method in ("GET", "HEAD") else self.store.waiting
+        return self._readers.unfinished if method in ("GET", "HEAD") else self.store.waiting
 
     def close(self) -> None:
         """Wait for the running reads, and end the threads."""

@@ -20,6 +20,7 @@ from tminus.clock import monotonic
 from tminus.domain.errors import CannotOpenDatabase, StartupError, StoreUnavailable
 from tminus.domain.types import Status
 from tminus.storage import checkpoint, meta, migrate, schema, wal
+from tminus.storage.data_version import DataVersion
 from tminus.storage.engine import (
     Location,
     is_damage,
@@ -97,6 +98,7 @@ class Store:
         left_out = None if file is None else wal.damage(file)
         if left_out is not None:
             observer.damaged(left_out)
+        self._data_version = None if file is None else DataVersion(file)
         if file is not None:
             _check_schema(file)
         self._connect(partial(make_engine, url, password))
@@ -111,6 +113,7 @@ class Store:
                 with self._writing.begin() as connection:
                     wal.skip_lost_numbers(connection)
             self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
+            self.version()  # opens the file now, so that the event loop never does
             if shared is not None:
                 # Each lane opens its first connection now: on a full disk PostgreSQL may accept no new one.
                 for engine in self._lanes.values():
@@ -217,6 +220,13 @@ class Store:
         """Number of waiting jobs of requests, without those of the running write."""
         return self._writer.waiting
 
+    def version(self) -> int | None:
+        """Return a number that changes with each commit of any process; None on PostgreSQL, and if it is unknown.
+
+        What was read after the call is unchanged as long as the number is. The event loop may call this.
+        """
+        return None if self._data_version is None else self._data_version.read()
+
     @property
     def has_peers(self) -> bool:
         """Whether other daemons may use the same database: an SQLite file has only one daemon."""
@@ -296,6 +306,8 @@ class Store:
 
     def _dispose(self) -> None:
         self._watch.stop()
+        if self._data_version is not None:
+            self._data_version.close()  # before the writer's connection, whose end empties the -wal file
         self._writing.dispose()
         for engine in self._lanes.values():
             engine.dispose()
