@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from tminus import __version__
-from tminus.api.assets import swagger_ui
+from tminus.api.assets import SwaggerUi
 from tminus.api.examples import EXAMPLES
 from tminus.api.fields import FIELDS, PARAMETERS
 from tminus.api.links import add_links
@@ -128,8 +128,9 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
 
     policy = (b"content-security-policy", _policy(_PAGE).encode())
     page = TaggedResponse(_PAGE.encode(), "text/html; charset=utf-8", [policy])
+
     # The daemon serves the page's scripts itself: the page also works without access to the internet.
-    assets = swagger_ui()
+    assets = SwaggerUi()
 
     @router.get(DOCS_PATH, described=False)
     async def docs(context: RequestContext) -> Answer:
@@ -142,9 +143,9 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
 
     @router.get(f"{DOCS_PATH}/assets/{{name:path}}", described=False)
     async def asset(context: RequestContext, name: str) -> Answer:
-        if name not in assets:
+        if (file := await assets.get(name)) is None:
             raise UnknownPath
-        return assets[name].answer(context)
+        return file.answer(context)
 
     return router.routes
 
