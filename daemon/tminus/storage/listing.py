@@ -89,15 +89,16 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     count = select(func.count()).select_from(SESSIONS).where(*everything)
     branches = _branches(kind)
     if branches is None:
-        page = select(_S.id).where(*everything).order_by(*_order(kind, _S[kind.order_by], _S.id))
+        page = select(_S.id).where(*everything).order_by(*_order(kind, *_sorted_by(kind), _S.id))
     else:
         parts = []
         for number, branch in enumerate(branches):
-            some = select(_S.id, _S[kind.order_by].label("sorted_by")).where(*branch, *conditions)
-            some = some.order_by(*_order(kind, _S[kind.order_by], _S.id, nulls=False)).limit(bindparam("top"))
+            some = select(_S.id, *_sorted_by(kind)).where(*branch, *conditions)
+            some = some.order_by(*_order(kind, *_sorted_by(kind), _S.id, nulls=False)).limit(bindparam("top"))
             parts.append(select(some.subquery(f"branch_{number}")))
         found = union_all(*parts).subquery("found")
-        page = select(found.c.id).order_by(*_order(kind, found.c.sorted_by, found.c.id))
+        columns = [found.c[column.name] for column in _sorted_by(kind)]
+        page = select(found.c.id).order_by(*_order(kind, *columns, found.c.id))
     return page.limit(bindparam("limit")).offset(bindparam("offset")), count
 
 
@@ -120,11 +121,14 @@ def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
     return None
 
 
-def _order(
-    kind: _Kind, column: ColumnElement[Any], session_id: ColumnElement[Any], *, nulls: bool = True
-) -> tuple[ColumnElement[Any], ...]:
-    """Return the columns by which a list is sorted. `nulls`: the column may contain NULL, which comes last."""
-    first = column.desc() if kind.descending else column.asc()
+def _sorted_by(kind: _Kind) -> list[ColumnElement[Any]]:
+    """Return the columns by which a list is sorted, without the id, which comes last."""
+    return [_S.start_time, _S.created_at] if kind.order_by == "start_time" else [_S[kind.order_by]]
+
+
+def _order(kind: _Kind, *columns: ColumnElement[Any], nulls: bool = True) -> list[ColumnElement[Any]]:
+    """Return the order of a list. `nulls`: the first of the columns may contain NULL, which comes last."""
+    order: list[ColumnElement[Any]] = [column.desc() if kind.descending else column.asc() for column in columns]
     if nulls and kind.order_by == "start_time":
-        first = first.nulls_last()
-    return first, session_id.desc() if kind.descending else session_id.asc()
+        order[0] = order[0].nulls_last()
+    return order

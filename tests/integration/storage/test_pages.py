@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from tests.support.factories import AGENT, MONITOR
+from tests.support.factories import AGENT, HOUR, MONITOR
 from tests.support.worlds import World
 
 from tminus.domain.model import Delivery
@@ -50,6 +50,22 @@ def test_a_page_of_a_list_ends_at_its_size_limit_and_its_count_is_of_all_session
             break
         listed += [row.id for row in rows]
     assert sorted(listed) == sorted(made)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("agent_id", [None, AGENT.agent_id])
+def test_sessions_with_the_same_start_are_listed_in_the_order_of_their_creation(
+    world: World, agent_id: int | None, descending: bool
+) -> None:
+    start, made = world.now + 24 * HOUR, []
+    for _ in range(6):
+        made.append(world.create(start_time=start).id)
+        world.clock.passes(seconds=1)
+    wanted = SessionFilter(agent_id, order_by="start_time", descending=descending)
+
+    _, rows = world.store.read(lambda view: view.sessions(wanted))
+
+    assert [row.id for row in rows] == (made[::-1] if descending else made)
 
 
 @pytest.mark.parametrize(("window", "limit", "at_most"), [(3, 5, SIZE), (3, 1, SIZE), (100, 2, SIZE), (100, 50, 1)])

@@ -1,0 +1,17 @@
+"""Sessions with the same start are listed in the order in which they were created."""
+
+from alembic import op
+
+revision = "0020"
+down_revision = "0019"
+
+DIGEST = "10f99a6c94288e9663172169e8dc371e7925e4db5a7f6a22b3b6ad928286533d"
+
+LISTED = ["status", "type", "start_time", "created_at", "id", "updated_at", "expires_at"]
+
+
+def upgrade() -> None:
+    op.drop_index("session_owner_start", "session")
+    op.drop_index("session_start", "session")
+    op.create_index("session_owner_start", "session", ["agent_id", *LISTED])
+    op.create_index("session_start", "session", LISTED)
