@@ -22,6 +22,7 @@ class DataVersion:
         try:
             if self._connection is None:
                 self._connection = _open(self._file)
+            # All rows are read, because a statement that has not ended would keep the connection at an old state.
             [(version,)] = self._connection.execute("PRAGMA data_version")
         except sqlite3.Error:  # the next read reports it
             return None
