@@ -58,7 +58,7 @@ def test_a_read_shows_every_change_before_it(storage: dict[str, Any], start_daem
 
 
 def test_a_read_shows_what_the_scheduler_has_done(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(lifecycle={"lead": "1s", "new_timeout": "1s"})
+    daemon = start_daemon(lifecycle={"lead": "1s", "new_timeout": "3s"})
     session_id = daemon.make(startTime=from_now(seconds=3))["id"]
     seen: list[str] = []
 
