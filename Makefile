@@ -88,7 +88,7 @@ soak: $(VENV)/dev
 	TMINUS_TEST_KILLS=100 $(BIN)/pytest --numprocesses=2 -k any_number_of_kills tests/acceptance/test_log.py
 
 # These follow from the code: the tables of docs/events.md, docs/asyncapi.json, the diagram in the README, the mapping
-# for Elasticsearch.
+# for Elasticsearch, the schema of a new SQLite database.
 docs: $(VENV)/run
 	$(BIN)/python -m tests.support.reference
 

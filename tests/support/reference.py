@@ -5,12 +5,15 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sqlalchemy import create_engine, text
+
 from tminus.domain.diagram import mermaid
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
 from tminus.logs.catalogue import LOG_LINES
 from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
 from tminus.rooms import asyncapi
+from tminus.storage import migrate
 
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
 ASYNCAPI = Path(__file__).parents[2] / "docs" / "asyncapi.json"
@@ -106,6 +109,22 @@ def rooms() -> str:
     return json.dumps(asyncapi.document(), indent=2, ensure_ascii=False) + "\n"
 
 
+def schema() -> str:
+    """Return the statements that create the schema to which all migrations lead, in an SQLite database."""
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        migrate.upgrade_to(connection, migrate.head())
+        query = (
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT IN ('sqlite_sequence', 'alembic_version')"
+        )
+        statements = [
+            re.sub(r"[ \t]+\n", "\n", sql) for sql in connection.execute(text(f"{query} ORDER BY rowid")).scalars()
+        ]
+    # Existing databases have Alembic's own table as it is here, even if another version of Alembic defines another.
+    version_table = migrate.SCHEMA.read_text().partition(";\n")[0]
+    return "".join(f"{statement};\n" for statement in (version_table, *statements))
+
+
 def pictured(readme: str) -> str:
     """Return the README with the current diagram of the state machine."""
     page, found = re.subn(
@@ -121,3 +140,4 @@ if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text()))
     MAPPING.write_text(mapping())
     ASYNCAPI.write_text(rooms())
+    migrate.SCHEMA.write_text(schema())

@@ -1,6 +1,7 @@
 """Upgrade a database's schema at the start. A schema of a newer version of tminus is refused."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable
 from functools import cache
@@ -15,10 +16,14 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from tminus.domain.errors import DatabaseTooNew
+from tminus.storage import meta
 from tminus.storage.locks import LOCK_MIGRATION, TRY_LOCK_MIGRATION
 from tminus.storage.watch import Watch
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
+
+SCHEMA = _MIGRATIONS / "schema.sql"
+"""The schema that all migrations together create in an SQLite database. `make docs` writes it."""
 
 _NO_LONG_QUEUE = text("SET LOCAL lock_timeout = '1s'")
 """A change of a table waits until no transaction uses the table, and every later transaction that needs it waits behind
@@ -56,14 +61,17 @@ def is_known(revision: str) -> bool:
     return revision in {script.revision for script in _scripts(_MIGRATIONS).walk_revisions()}
 
 
-def digest(revision: str) -> str | None:
-    """Return the digest of the schema of a revision, which its migration contains; None if it contains none.
+def create(connection: Connection) -> None:
+    """Create the schema that this release uses in an empty SQLite database.
 
-    A schema with this digest is correct. Any other is compared, object by object, with the result of all migrations,
-    which takes 50 ms.
+    All migrations would create the same, but take 0.1 s and 3 MB of memory. On PostgreSQL, where this is done once for
+    all daemons, they do.
     """
-    found: str | None = getattr(_scripts(_MIGRATIONS).get_revision(revision).module, "DIGEST", None)
-    return found
+    for statement in SCHEMA.read_text(encoding="utf-8").removesuffix(";\n").split(";\n"):
+        connection.exec_driver_sql(statement)
+    connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": head()})
+    new = {"key": meta.DATABASE_ID, "value": secrets.token_hex(4)}  # as the first migration
+    connection.execute(text("INSERT INTO meta (key, value) VALUES (:key, :value)"), new)
 
 
 def upgrade_to(connection: Connection, revision: str) -> None:
@@ -112,7 +120,9 @@ def _upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None]) -> tuple
         config = _config(connection)
         if before is not None and not is_known(before):
             raise too_new(engine.url.database or "" if not shared else engine.url.render_as_string(), before)
-        if before != head():
+        if before is None and not shared:
+            create(connection)
+        elif before != head():
             if shared:
                 connection.execute(_NO_LONG_QUEUE)
             command.upgrade(config, "head")

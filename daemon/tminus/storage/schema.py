@@ -2,13 +2,13 @@
 
 A schema is code: a trigger, a view, a generated column or a CHECK runs when its table is used. An attacker may have
 added one to a backup, to copy secrets or to run for ever. Therefore the schema is compared, as text, with the one that
-the migrations create, before any statement uses a table of the file.
+tminus creates, before any statement uses a table of the file.
 """
 
-import hashlib
 import json
 import re
 import sqlite3
+from contextlib import closing
 from functools import lru_cache
 
 from sqlalchemy import create_engine
@@ -35,12 +35,6 @@ _STATISTICS = {  # ANALYZE creates them, when an administrator or a maintenance 
 
 _REVISION = ("table", "alembic_version")
 
-_VERSION_TABLE = (
-    "alembic_version: CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, "
-    "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num) )"
-)
-"""Alembic's definition. A table with any other definition is compared with what the installed Alembic creates."""
-
 Schema = dict[tuple[str, str], str]
 """(type, name) of an object -> the name of its table and its definition."""
 
@@ -48,7 +42,7 @@ Schema = dict[tuple[str, str], str]
 def revision(connection: sqlite3.Connection) -> str | None:
     """Return the revision of a database's schema; None if it has none. Raises `sqlite3.Error`."""
     text = _read(connection).get(_REVISION)
-    if text is None or (text != _VERSION_TABLE and text != _expected(migrate.head())[_REVISION]):
+    if text is None or text != _expected(migrate.head())[_REVISION]:
         return None  # a view of that name would run code
     found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(found[0]) if found else None
@@ -57,8 +51,6 @@ def revision(connection: sqlite3.Connection) -> str | None:
 def differences(connection: sqlite3.Connection, known: str) -> list[str]:
     """Return the differences between a database and the schema of a known revision. Raises `sqlite3.Error`."""
     found = _read(connection)
-    if digest(found) == migrate.digest(known):
-        return []
     expected = _expected(known)
     wrong = [f"{_description(key)} {MISSING}" for key in expected if key not in found]
     for key, text in found.items():
@@ -73,12 +65,6 @@ def unexpected_objects(connection: sqlite3.Connection) -> list[str]:
     """Return the objects of a database that has no revision and should be empty. Raises `sqlite3.Error`."""
     found = _read(connection)
     return [f"{_description(key)} is not of tminus" for key, text in found.items() if text != _STATISTICS.get(key)]
-
-
-def digest(found: Schema) -> str:
-    """Return a digest of a schema, without the statistics tables."""
-    objects = sorted((*key, text) for key, text in found.items() if text != _STATISTICS.get(key))
-    return hashlib.sha256(json.dumps(objects).encode()).hexdigest()
 
 
 def _read(connection: sqlite3.Connection) -> Schema:
@@ -99,14 +85,19 @@ def _read(connection: sqlite3.Connection) -> Schema:
 
 @lru_cache(maxsize=8)
 def _expected(known: str) -> Schema:
-    """Return the schema that the migrations up to a revision create."""
+    """Return the schema of a revision."""
+    if known == migrate.head():
+        with closing(sqlite3.connect(":memory:")) as raw:
+            raw.executescript(migrate.SCHEMA.read_text(encoding="utf-8"))
+            return _read(raw)
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as connection:
             migrate.upgrade_to(connection, known)
-            raw = connection.connection.driver_connection
-            assert isinstance(raw, sqlite3.Connection)
-            return _read(raw)
+            migrated = connection.connection.driver_connection
+            assert isinstance(migrated, sqlite3.Connection)
+            # Another version of Alembic may define its table in another way than the one that made these databases.
+            return _read(migrated) | {_REVISION: _expected(migrate.head())[_REVISION]}
     finally:
         engine.dispose()
 

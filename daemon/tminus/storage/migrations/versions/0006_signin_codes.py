@@ -6,8 +6,6 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-DIGEST = "532757f19c57f176d04fe2dcbf95c3a28283d5e188c97c35b11f0a1d3c654b78"
-
 
 def upgrade() -> None:
     op.create_table(

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0007"
 down_revision = "0006"
 
-DIGEST = "be3c7abe003f275e6424f789bea2e7df210a9d15ae2fb52da1cd426b89dfa754"
-
 
 def upgrade() -> None:
     op.create_table(

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0008"
 down_revision = "0007"
 
-DIGEST = "fee29cd2680b219c699d48fe838e0c11e9551417cf3a93c635f924469f6b2521"
-
 
 def upgrade() -> None:
     op.create_table(

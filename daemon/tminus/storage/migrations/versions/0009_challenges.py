@@ -6,8 +6,6 @@ from alembic import op
 revision = "0009"
 down_revision = "0008"
 
-DIGEST = "3198487986a727dc05d856aec42d48aedb187f7b8772c0cfdb5e94bc8a4121e0"
-
 
 def upgrade() -> None:
     op.create_table(

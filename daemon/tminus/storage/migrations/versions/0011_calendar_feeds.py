@@ -6,8 +6,6 @@ from alembic import op
 revision = "0011"
 down_revision = "0010"
 
-DIGEST = "31707e9a00c6b62427fdc7e795d790aec23201b98dbccc64166502849ea50b9e"
-
 
 def upgrade() -> None:
     op.create_table(

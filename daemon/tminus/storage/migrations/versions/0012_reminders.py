@@ -6,8 +6,6 @@ from alembic import op
 revision = "0012"
 down_revision = "0011"
 
-DIGEST = "2fdb948d72504cc2bf82efd9b8edeb22fa11fac57fa8bb1a10f260deb268a2ba"
-
 
 def upgrade() -> None:
     op.add_column("session", sa.Column("reminders", sa.String(), nullable=True))

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0013"
 down_revision = "0012"
 
-DIGEST = "bcac4f885ee9239bf494e34a8777dd22ce21a0640005cc4a4cba6b2a4bf005a9"
-
 
 def upgrade() -> None:
     op.create_table(

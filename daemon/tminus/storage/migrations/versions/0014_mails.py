@@ -6,8 +6,6 @@ from alembic import op
 revision = "0014"
 down_revision = "0013"
 
-DIGEST = "77a99860966e4112cd5411cc076163bc983b875208697fb865ec00ea7e1c4b65"
-
 
 def upgrade() -> None:
     op.create_table(

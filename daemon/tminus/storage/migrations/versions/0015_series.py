@@ -6,8 +6,6 @@ from alembic import op
 revision = "0015"
 down_revision = "0014"
 
-DIGEST = "05420135f5255d2b09ffbbb5292e453937abbd897de0e574554a370102b54511"
-
 
 def upgrade() -> None:
     op.create_table(

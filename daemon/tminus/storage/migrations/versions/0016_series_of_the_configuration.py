@@ -6,8 +6,6 @@ from alembic import op
 revision = "0016"
 down_revision = "0015"
 
-DIGEST = "0d4da5d2ab47410e1b38c183030f770ef72de125dcee76506f195dfd98b5ad14"
-
 
 def upgrade() -> None:
     op.add_column("series", sa.Column("entry", sa.String(), nullable=True))

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0017"
 down_revision = "0016"
 
-DIGEST = "f5a9c5ae10bf02e421e15ef9c519526dca1fc946a195212a212c46ecc4607188"
-
 
 def upgrade() -> None:
     op.create_table(

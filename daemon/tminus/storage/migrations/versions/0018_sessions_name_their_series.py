@@ -6,8 +6,6 @@ from alembic import op
 revision = "0018"
 down_revision = "0017"
 
-DIGEST = "74e648dd78065dc288c470f52f8d4100da385d7cfc56cc9322abdc5dbdf38aa5"
-
 
 def upgrade() -> None:
     op.add_column("session", sa.Column("series_id", sa.String(), nullable=True))

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0019"
 down_revision = "0018"
 
-DIGEST = "67dc2964bdd2ff5a67d788d849f5f9e96b45b3c85ada8debad8dc2664fe5c6f2"
-
 
 def upgrade() -> None:
     op.create_table(

@@ -5,8 +5,6 @@ from alembic import op
 revision = "0020"
 down_revision = "0019"
 
-DIGEST = "10f99a6c94288e9663172169e8dc371e7925e4db5a7f6a22b3b6ad928286533d"
-
 LISTED = ["status", "type", "start_time", "created_at", "id", "updated_at", "expires_at"]
 
 
