@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -417,7 +417,7 @@ def _prepare_series_of_absent(tx: Transaction, label: str) -> None:
 
 
 def _change_series_of_absent(store: Store, label: str) -> None:
-    longer = replace(_series_order(label, 9), horizon=3 * DAY)
+    longer = _series_order(label, 9)._replace(horizon=3 * DAY)
     store.submit(lambda tx: series.change(tx, SETTINGS, GROUP_ADMIN, _of_label(tx, label), longer)).result(30)
 
 

@@ -7,7 +7,7 @@ character by character.
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from tminus import clock
 from tminus.api import browser_session
@@ -105,8 +105,7 @@ def by_issuer(issuer: str, identity: str = "") -> str:
     return f"{_ISSUER}{issuer} {identity}" if identity else f"{_ISSUER}{issuer}"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
+class SignedIn(NamedTuple):
     """An agent who has signed in."""
 
     agent: Agent

@@ -7,10 +7,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -41,8 +40,7 @@ def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[first : first + PART]
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(NamedTuple):
     """The body of a batch."""
 
     members: dict[str, Any]

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,8 +17,7 @@ Problem = dict[str, Any]
 """An error of validation, as pydantic reports it."""
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """Mark a parameter, in its `Annotated`, as the header with this name.
 
     A parameter without a mark belongs to the path if the path names it, else to the query.
@@ -27,8 +26,7 @@ class Header:
     name: str
 
 
-@dataclass(frozen=True)
-class Depends:
+class Depends(NamedTuple):
     """Mark a parameter as the result of a function of the request, which is called before validation."""
 
     call: Callable[[RequestContext], Awaitable[Any]]
@@ -77,8 +75,7 @@ class Parameter:
         return self.default
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """The JSON body that an endpoint declares."""
 
     argument: str
@@ -86,8 +83,7 @@ class Body:
     adapter: TypeAdapter[Any]
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """The arguments of an endpoint, by source."""
 
     context: str | None

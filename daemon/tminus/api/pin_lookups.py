@@ -4,8 +4,8 @@ An address may send `limits.pin_lookups` wrong PINs. Then it waits, each time fo
 a challenge with the PIN. An answer is worth one look-up. Right PINs do not count.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from tminus import clock
@@ -29,8 +29,7 @@ MAX_ANSWER = 64
 """Maximum characters of an answer and of a challenge's id."""
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(NamedTuple):
     """An answer to a challenge, as the caller sent it. Both fields are empty if the request has none."""
 
     challenge: str

@@ -6,7 +6,7 @@ value in the fragment, in characters that are allowed there. So no spelling of a
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 MAX_URL = 2048
@@ -18,8 +18,7 @@ MAX_INTENT = 256
 """Maximum characters of a `login_intent_token`. The original's client sends 43."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receiver:
+class Receiver(NamedTuple):
     """A listed page, with the query that the caller added."""
 
     url: str

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import ASGIApp
@@ -28,8 +27,7 @@ Answer = ASGIApp
 Endpoint = Callable[..., Awaitable[Answer]]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """A route: method, path, endpoint, and its description."""
 
     method: str
@@ -82,8 +80,7 @@ class Route:
 WebSocketEndpoint = Callable[[WebSocket], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class WebSocketRoute:
+class WebSocketRoute(NamedTuple):
     """A route that is a WebSocket: path, endpoint, and its description."""
 
     path: str

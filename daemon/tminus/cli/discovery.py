@@ -8,9 +8,9 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
+from typing import NamedTuple
 
 from tminus.system import checkout
 
@@ -24,8 +24,7 @@ SERVICE_STATE = Path("/var/lib/tminus")
 ROOT = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A socket that may be the daemon's, and the users who may listen on it."""
 
     socket: Path

@@ -15,7 +15,6 @@ import json as json_text
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -235,7 +234,7 @@ class ScreenMeet:
         answer = self._call("POST", path, {"dryRun": dry_run}, headers, body, BATCH_WAIT, received)
         if answer.headers.get("content-type", "").startswith("application/x-ndjson"):
             start = b'"dryRun":true,"planned"' if dry_run else b'"sessions"'
-            answer = replace(answer, body=b"{%b:[%b]}" % (start, answer.body.strip().replace(b"\n", b",")))
+            answer = answer._replace(body=b"{%b:[%b]}" % (start, answer.body.strip().replace(b"\n", b",")))
         result = self._result(answer, "POST", path)
         progress(steps, steps)
         return cast("schemas.SessionBatch", result)

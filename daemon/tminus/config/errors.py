@@ -1,12 +1,12 @@
 """The error that a wrong configuration raises, with all problems at once."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tminus.domain.errors import TminusError
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigProblem:
+class ConfigProblem(NamedTuple):
     """One problem of a configuration and how to fix it. It never contains a secret."""
 
     where: str

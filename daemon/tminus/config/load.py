@@ -5,11 +5,10 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -35,8 +34,7 @@ MAX_OTHER_ENTRIES = 1_000
 """Maximum entries of any other list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(NamedTuple):
     """The settings in force, and where they come from."""
 
     settings: Settings
@@ -121,7 +119,7 @@ def read_all(origins: Mapping[str, str], *reads: Callable[[], Any]) -> list[Any]
             found.append(read())
         except ConfigError as error:
             problems += [
-                replace(problem, where=problem.where or origins.get(problem.key, "")) for problem in error.problems
+                problem._replace(where=problem.where or origins.get(problem.key, "")) for problem in error.problems
             ]
     if problems:
         raise ConfigError(tuple(sorted(problems, key=_reading_order)))

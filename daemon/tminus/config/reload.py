@@ -1,10 +1,9 @@
 """Compare two configurations, and find the changes that can be applied while the daemon runs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from keyword import iskeyword
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tminus.config.effective import toml
 from tminus.config.keys import KEYS, LISTS
@@ -25,8 +24,7 @@ _PRIVATE = ("invitees", "parentObject", "metaData")
 """Keys of a series' `session` whose values are not logged: they are personal data, or up to 20 KiB of JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One changed key. The values are as written in the file, with secrets masked; `""` if there is none."""
 
     key: str
@@ -85,7 +83,7 @@ def _entry_changes(section: str, id_key: str, old: Settings, new: Settings) -> I
 def _named(entry: Agent | Webhook | Series, changed: Iterator[Change]) -> Iterator[Change]:
     """Yield changes of an entry, with the agent's name if it is an agent."""
     for change in changed:
-        yield replace(change, agent_name=entry.name) if isinstance(entry, Agent) else change
+        yield change._replace(agent_name=entry.name) if isinstance(entry, Agent) else change
 
 
 def _tokens(

@@ -1,7 +1,8 @@
 """Find what is due to an endpoint: the next page of new events, or of a replay, or how long to wait."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from tminus import clock
 from tminus.delivery.sender import Subscription
@@ -13,8 +14,7 @@ POLL_INTERVAL = 5.0
 another daemon, and the notification of that may be lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """What one read of the database has found for an endpoint."""
 
     state: Endpoint

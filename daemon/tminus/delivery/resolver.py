@@ -5,8 +5,7 @@ import socket
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tminus.delivery.forbidden import is_forbidden
 
@@ -14,8 +13,7 @@ MAX_ADDRESSES = 16
 """Maximum number of addresses that are tried: a name server may return thousands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """An address to connect to, as the socket functions take it."""
 
     family: socket.AddressFamily

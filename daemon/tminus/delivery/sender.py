@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tminus.domain.model import Delivery
 from tminus.domain.types import DeliveryKind, MailState
@@ -32,8 +32,7 @@ class Subscription:
     """Whether a replay that waits for a retry holds up later ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of a request. If there was no response, `status` is None, and `error` has the reason."""
 
     status: int | None
@@ -56,8 +55,7 @@ class Outcome:
         return self.status == HTTPStatus.GONE
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """The outcome of an attempt to deliver events, or of a ping."""
 
     outcome: Outcome

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tminus.config import Settings, Webhook
 from tminus.config.addresses import endpoint_text
@@ -42,8 +42,7 @@ REGISTER_BATCH = 50
 """Endpoints that are registered at a time. They share a transaction, and requests may come between two batches."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfiguredEndpoint:
+class ConfiguredEndpoint(NamedTuple):
     """An endpoint of the configuration, of any kind."""
 
     subscription: Subscription
@@ -71,8 +70,7 @@ class _Inputs:
     """The receiver. If this changes, the failures of the old one say nothing about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """A worker that a configuration needs."""
 
     endpoint: ConfiguredEndpoint
@@ -80,8 +78,7 @@ class _Wanted:
     sender: Callable[[], Sender]
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(NamedTuple):
     """A worker and its task."""
 
     worker: DeliveryWorker
@@ -89,8 +86,7 @@ class _Running:
     task: asyncio.Task[None]
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
+class EndpointStatus(NamedTuple):
     """The state of an endpoint, for an operator."""
 
     endpoint: ConfiguredEndpoint

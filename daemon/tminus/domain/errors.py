@@ -81,7 +81,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from tminus.domain import timestamps
 from tminus.domain.types import Status
@@ -104,8 +104,7 @@ class TminusError(Exception):
         return self.description
 
 
-@dataclass(frozen=True, slots=True)
-class FieldError:
+class FieldError(NamedTuple):
     """One error in one field of a request."""
 
     field: str

@@ -6,8 +6,7 @@ Mail addresses are personal data. They appear in answers to those who may host t
 import json
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tminus.domain.hosts import ascii_host
 from tminus.domain.types import ParticipantRole
@@ -25,8 +24,7 @@ _SPECIAL = frozenset('()<>[]:;,\\"@')
 """Characters that only a quoted local part may contain. tminus refuses such parts: programs read them differently."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invitee:
+class Invitee(NamedTuple):
     """Somebody who is invited: a guest, or a host, who gets the host's link."""
 
     email: str

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from heapq import merge
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tminus.domain.durations import parse_duration, quoted
@@ -293,8 +293,7 @@ def _parse_until(text: str) -> datetime:
 # --- occurrences ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Recurrence:
+class Recurrence(NamedTuple):
     """When the sessions of a series start."""
 
     start: datetime
@@ -330,8 +329,7 @@ class Recurrence:
         return local_text(local) in self.excluded or local.date().isoformat() in self.excluded
 
 
-@dataclass(frozen=True, slots=True)
-class CreateSeries:
+class CreateSeries(NamedTuple):
     """The command that creates or changes a series. Its fields have been validated."""
 
     recurrence: Recurrence

@@ -192,8 +192,7 @@ class Setting(StrEnum):
     AUDIO = "audio"
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """The time spans from which deadlines are computed. If `max_active` is None, active sessions have no time limit."""
 
     lead: timedelta = timedelta(minutes=10)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from tminus import clock
 from tminus.config import Settings
@@ -145,8 +145,7 @@ def recompute_deadlines(
     return changed
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionPause:
+class RetentionPause(NamedTuple):
     """A pause of retention, because the clock may be wrong."""
 
     ahead: timedelta

@@ -9,10 +9,9 @@ import os
 import stat
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tminus import __version__, clock
 from tminus.domain import timestamps
@@ -30,8 +29,7 @@ _LARGEST = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
+class Crash(NamedTuple):
     """A run that did not stop cleanly. Values that its marker file does not have are None."""
 
     pid: int | None

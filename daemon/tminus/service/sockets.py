@@ -5,8 +5,8 @@ import errno
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tminus.config import Address, Settings
 from tminus.config.settings import Server
@@ -17,8 +17,7 @@ BACKLOG = 2048
 """Maximum number of connections that wait to be accepted, also during the start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(NamedTuple):
     """The listening sockets and their settings."""
 
     tcp: tuple[socket.socket, ...]

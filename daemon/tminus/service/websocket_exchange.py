@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Scope
 from websockets.frames import Frame, Opcode
@@ -66,8 +66,7 @@ _library_log = logging.getLogger("tminus.websockets")
 _library_log.setLevel(logging.WARNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """What one client may send on average, in frames and bytes a second."""
 
     frames: int = 20

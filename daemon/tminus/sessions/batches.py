@@ -8,7 +8,7 @@ after a kill the next start, or another daemon, continues with it.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from types import MappingProxyType
@@ -358,8 +358,7 @@ class Target(NamedTuple):
     """The version that the caller has seen; None: any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
+class Targets(NamedTuple):
     """The sessions of a batch: those of a list, or all that match a filter."""
 
     name: str
@@ -576,7 +575,7 @@ def _found(
         wanted = targets.matching
         require(may_all or wanted.agent_id == caller.agent_id, f"the role {everybody}")
         some = [status for status in statuses if status in wanted.statuses]
-        ids = view.matching(replace(wanted, statuses=some, limit=MAX_SESSIONS + 1)) if some else []
+        ids = view.matching(wanted._replace(statuses=some, limit=MAX_SESSIONS + 1)) if some else []
         if len(ids) > MAX_SESSIONS:
             raise BatchRefused([FieldError("filter", f"matches more than {MAX_SESSIONS} sessions: add conditions")])
         by_id = _read(view, ids)

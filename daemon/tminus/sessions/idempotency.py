@@ -1,9 +1,8 @@
 """Make retries safe: a repeated `Idempotency-Key` returns the result of the first request."""
 
 import hashlib
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,8 +15,7 @@ RECORD_LIFETIME = timedelta(hours=24)
 """How long a key is stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedRequest:
+class KeyedRequest(NamedTuple):
     """An `Idempotency-Key` with the SHA-256 of its request's body."""
 
     key: str

@@ -1,9 +1,8 @@
 """Execute the transitions of commands. Their events have the caller as the actor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tminus.config import Settings
 from tminus.domain.errors import WrongStatus
@@ -15,8 +14,7 @@ from tminus.storage import Transaction
 from tminus.storage.transitions import Cause, Named, Requested, execute
 
 
-@dataclass(frozen=True, slots=True)
-class CreateResult:
+class CreateResult(NamedTuple):
     """The result of a command that creates a session or a participant."""
 
     session: Session

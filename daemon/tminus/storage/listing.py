@@ -7,7 +7,6 @@ takes ten times as long. Only the rows of the page are read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,8 +22,7 @@ STATEMENTS = 512
 """Maximum number of cached statements. There are more kinds of lists than this, and a client could request them all."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionFilter:
+class SessionFilter(NamedTuple):
     """The conditions, the order and the page of a list of sessions. If a condition is None, it does not apply."""
 
     agent_id: int | None = None

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Select, bindparam, delete, false, func, insert, literal, or_, select, update
 
@@ -41,8 +41,7 @@ _EARLIEST_REPLAY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """The events that an endpoint has not received: their number (at most `MAX_COUNT`) and the time of the oldest."""
 
     events: int

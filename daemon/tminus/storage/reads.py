@@ -1,7 +1,7 @@
 """Determine whether the database can be read, from the results of the last reads and without a query."""
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tminus import clock
 
@@ -14,8 +14,7 @@ success of one must not hide a failure of the other.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """The reason why the database cannot be read, and the number of seconds for which it could not."""
 
     seconds: float

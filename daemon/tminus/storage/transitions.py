@@ -6,7 +6,6 @@ determines what is written. Whoever leaves by a transition also has no row in `p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cache, partial
@@ -76,8 +75,7 @@ class Requested(NamedTuple):
     """Column -> value, for each `Change.GIVEN`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """Sessions that commands have read in this transaction. A session that has changed since then is not moved."""
 
     transitions: tuple[Transition, ...]
@@ -87,8 +85,7 @@ class Named:
     """The participant whom the transition is about. Then there is one session."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """The first `limit` sessions whose deadlines are not after `until`, in the order of their deadlines."""
 
     transitions: tuple[Transition, ...]

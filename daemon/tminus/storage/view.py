@@ -64,8 +64,7 @@ rare a match is. A search examines the same number of sessions, which takes a te
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Matching events, and the event number up to which no other event matches."""
 
     events: list[FeedEvent]
@@ -292,7 +291,7 @@ class View:
         of them, whether they match or not. The text is compared here, because the databases treat upper and lower case
         beyond ASCII differently.
         """
-        statements = listing(replace(wanted, limit=WINDOW))
+        statements = listing(wanted._replace(limit=WINDOW))
         ids = self._run(statements.page, statements.values).scalars().all()
         positions = self._positions_with(words.casefold(), ids, wanted.limit)
         rows = self._sessions_by_id([ids[position] for position in positions], max_bytes)

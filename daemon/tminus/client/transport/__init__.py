@@ -6,8 +6,7 @@ cannot prevent a command from reaching the local daemon.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Body = bytes | Iterable[bytes] | None
 """The body of a request. If it comes in pieces, the headers have its length, and each piece is requested when the one
@@ -18,8 +17,7 @@ Received = Callable[[bytes], object] | None
 """Is called with each part of the body of a response with status 200 as it arrives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response. The names of its headers are in lower case."""
 
     status: int
