@@ -45,7 +45,7 @@ def _schemas(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]
         schemas_by_key[f"{name} body"] = "validation", body
     if route.answers is not None:
         schemas_by_key[f"{name} 200"] = "serialization", TypeAdapter(route.answers)
-    for status, refusal in route.refusals.items():
+    for status, refusal in route.refusals().items():
         schemas_by_key[f"{name} {status}"] = "serialization", TypeAdapter(refusal.get("model", schemas.Error))
     return schemas_by_key
 
@@ -77,7 +77,7 @@ def _operation(route: Route, schemas_by_key: Mapping[str, Any]) -> dict[str, Any
             "application/json": {"schema": _titled(schemas_by_key[f"{name} 200"], f"Response_{name}")}
         }
     operation["responses"] = {"200": success}
-    for status, refusal in route.refusals.items():
+    for status, refusal in route.refusals().items():
         content = {
             "schema": schemas_by_key[f"{name} {status}"],
             **refusal.get("content", {}).get("application/json", {}),

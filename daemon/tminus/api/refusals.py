@@ -1,10 +1,12 @@
 """Describe error responses for the OpenAPI document, from the error classes."""
 
+from functools import partial
 from typing import Any
 
 from tminus import schemas
 from tminus.api.errors import status_of
 from tminus.api.examples import refusal
+from tminus.api.routing import Refusals
 from tminus.domain.errors import (  # fmt: skip
     BodyTooLarge,
     CrossSite,
@@ -35,12 +37,15 @@ CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)
 """Errors of all routes with authentication."""
 
 
-def refusals(
-    *causes: type[RequestError], of: tuple[type[RequestError], ...] = CALLER_REFUSALS
-) -> dict[int, dict[str, Any]]:
-    """Return the error responses of a route for the OpenAPI document: by status, with the possible refcodes."""
+def refusals(*causes: type[RequestError], of: tuple[type[RequestError], ...] = CALLER_REFUSALS) -> Refusals:
+    """Return the description of a route's error responses, which is made when somebody reads the OpenAPI document."""
+    return partial(_described, (*of, *causes))
+
+
+def _described(causes: tuple[type[RequestError], ...]) -> dict[int, dict[str, Any]]:
+    """Return error responses by status, with the possible refcodes."""
     by_status: dict[int, list[type[RequestError]]] = {}
-    for cause in (*of, *causes):
+    for cause in causes:
         by_status.setdefault(status_of(cause), []).append(cause)
     return {
         status: {

@@ -32,7 +32,9 @@ async def healthz(context: RequestContext) -> Answer:
     "/readyz",
     summary="Readiness: the daemon can serve requests",
     answers=schemas.Readiness,
-    refusals={503: {"model": schemas.Readiness, "description": "The daemon is not ready; `reasons` lists the causes"}},
+    refusals=lambda: {
+        503: {"model": schemas.Readiness, "description": "The daemon is not ready; `reasons` lists the causes"}
+    },
 )
 async def readyz(context: RequestContext) -> Answer:
     services = context.services

@@ -26,6 +26,9 @@ Answer = ASGIApp
 
 Endpoint = Callable[..., Awaitable[Answer]]
 
+Refusals = Callable[[], Mapping[int, Mapping[str, Any]]]
+"""Returns the error responses of a route by status, for the OpenAPI document."""
+
 
 class Route(NamedTuple):
     """A route: method, path, endpoint, and its description."""
@@ -45,7 +48,7 @@ class Route(NamedTuple):
     """The type of the body of a successful response; None for text."""
     media_type: str
     """The media type of a text."""
-    refusals: Mapping[int, Mapping[str, Any]]
+    refusals: Refusals
     described: bool
     """Whether the OpenAPI document has the route."""
     reads: TypeAdapter[Any] | None = None
@@ -112,7 +115,7 @@ class Router:
         summary: str = "",
         answers: Any = None,
         media_type: str = "text/plain",
-        refusals: Mapping[int, Mapping[str, Any]] | None = None,
+        refusals: Refusals = dict,
         described: bool = True,
         reads: Any = None,
     ) -> Callable[[Endpoint], Endpoint]:
@@ -123,7 +126,7 @@ class Router:
             takes = signature(endpoint, [name for name, _ in _PARAMETER.findall(whole)])
             template = _PARAMETER.sub(r"{\1}", whole)
             read = None if reads is None else TypeAdapter(reads)
-            about = (summary, self._tag, answers, media_type, refusals or {}, described, read)
+            about = (summary, self._tag, answers, media_type, refusals, described, read)
             self.routes.append(Route(method, whole, template, endpoint, takes, *about))
             return endpoint
 
