@@ -27,9 +27,7 @@ from tminus.storage.engine import make_engine
 
 pytestmark = pytest.mark.slow
 
-REVISIONS = [
-    script.revision for script in ScriptDirectory.from_config(migrate._config()).walk_revisions("base", "heads")
-][::-1]
+REVISIONS = [script.revision for script in ScriptDirectory(migrate._MIGRATIONS).walk_revisions("base", "heads")][::-1]
 
 OLDER = list(dict.fromkeys([REVISIONS[0], REVISIONS[-2]]))
 """The first schema, and the one before the newest."""

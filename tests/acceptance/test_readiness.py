@@ -63,6 +63,19 @@ def test_readyz_reports_a_locked_table_at_once(pg_server: PostgresServer, make_d
 
 
 @pytest.mark.slow
+def test_a_daemon_that_may_not_store_events_is_never_ready(pg_server: PostgresServer, make_daemon: StartDaemon) -> None:
+    """Not even for its first answer: a rolling upgrade would go on to the next daemon."""
+    with pg_server.database(empty=True) as database, pg_server.member(database, "clerk") as url:
+        with administrator(database) as other:
+            other.execute("REVOKE INSERT ON event FROM clerk")
+        daemon = make_daemon(storage={"url": url})
+        daemon.start()
+        status, reasons = readiness(daemon)
+        assert status == 503
+        assert "permission denied for table event" in str(reasons)
+
+
+@pytest.mark.slow
 def test_the_daemon_is_not_ready_while_a_database_privilege_is_missing(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
@@ -97,7 +110,7 @@ from tminus.logs.writer import LogWriter
 from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import clock_steps, timers
 from tminus.service import run_marker
-from tminus.storage import listen_notify, locks, watch, writer
+from tminus.storage import listen_notify, locks, server_watch, writer
 
 def fails(kind, name, file="broken"):
     work = getattr(kind, name)
@@ -114,7 +127,7 @@ fails(LogWriter, "_write")
 fails(Readers, "_read")
 fails(clock_steps.ClockStepDetector, "_log_difference")
 fails(timers._Scheduler, "_process_jobs")
-fails(watch.Watch, "_end_waits")
+fails(server_watch.ServerWatch, "_end_waits")
 fails(writer.Writer, "_write")
 
 serve = Webhooks._run

@@ -20,6 +20,7 @@ from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.acceptance.times import from_now
 from tests.support.receivers import Receiver
+from tests.support.releases import add_migration
 from tests.support.waiting import eventually
 from tminus.storage import migrate
 
@@ -50,7 +51,7 @@ tables.
 def next_release(tmp_path: Path) -> dict[str, str]:
     """The environment in which `tminus` is the next release."""
     package = shutil.copytree(Path(tminus.__file__).parent, tmp_path / "tminus")
-    (package / "storage/migrations/versions/9000_next.py").write_text(MIGRATION)
+    add_migration(package / "storage/migrations", f"{NEXT}_next", MIGRATION)
     model = package / "domain/model.py"
     before, mark, after = model.read_text().partition("    participants: int = 0\n    version: int = 1\n")
     assert mark

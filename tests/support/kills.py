@@ -316,7 +316,7 @@ def do(engine: Engine, steps: Steps, action: Action, target: Target, *, last: bo
 
 def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Writer:
     """Return a writer as `Store` creates it."""
-    watch = Watch(None)
+    watch = Watch()
     shared = server(engine)
     notify = PeerNotifications(shared, lambda _due: None, watch).notify if shared is not None else None
     return Writer(engine, watch, now, StoreObserver(committed=steps), lambda _error: None, notify)

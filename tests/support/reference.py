@@ -18,6 +18,7 @@ from tminus.storage import migrate
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
 ASYNCAPI = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 README = Path(__file__).parents[2] / "README.md"
+SCHEMA = Path(migrate.__file__).with_name("migrations") / "schema.sql"
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
 
@@ -113,7 +114,8 @@ def schema() -> str:
     """Return the statements that create the schema to which all migrations lead, in an SQLite database."""
     engine = create_engine("sqlite://")
     with engine.connect() as connection:
-        migrate.upgrade_to(connection, migrate.head())
+        migrate.upgrade_to(connection, "head")
+        head = migrate.revision_of(connection)
         query = (
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT IN ('sqlite_sequence', 'alembic_version')"
         )
@@ -121,8 +123,9 @@ def schema() -> str:
             re.sub(r"[ \t]+\n", "\n", sql) for sql in connection.execute(text(f"{query} ORDER BY rowid")).scalars()
         ]
     # Existing databases have Alembic's own table as it is here, even if another version of Alembic defines another.
-    version_table = migrate.SCHEMA.read_text().partition(";\n")[0]
-    return "".join(f"{statement};\n" for statement in (version_table, *statements))
+    version_table = SCHEMA.read_text().partition(";\n")[0]
+    revision = f"INSERT INTO alembic_version VALUES ('{head}')"
+    return "".join(f"{statement};\n" for statement in (version_table, *statements, revision))
 
 
 def pictured(readme: str) -> str:
@@ -140,4 +143,4 @@ if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text()))
     MAPPING.write_text(mapping())
     ASYNCAPI.write_text(rooms())
-    migrate.SCHEMA.write_text(schema())
+    SCHEMA.write_text(schema())

@@ -1244,7 +1244,7 @@ class TrialStore(Store):
 
     def __init__(self, url: str) -> None:
         self._connect(partial(kills.unsynced_engine, url))
-        self._watch = Watch(None)  # its thread would not exist in a forked process
+        self._watch = Watch()  # its thread would not exist in a forked process
         self._preparing = kills.unsynced_engine(url)
         self._notifications = None
         self.database_id = "a test"

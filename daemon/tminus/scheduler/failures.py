@@ -5,7 +5,7 @@ from typing import Any
 
 from tminus.domain.errors import StoreUnavailable
 from tminus.logs.output import error_fields, log
-from tminus.storage.engine import reason
+from tminus.storage.failures import reason
 
 
 class Failed:

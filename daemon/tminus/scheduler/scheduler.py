@@ -28,7 +28,7 @@ from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
 from tminus.sessions.batches import LEFTOVER_AGE
 from tminus.storage import Store, Transaction, batches
-from tminus.storage.engine import reason
+from tminus.storage.failures import reason
 
 T = TypeVar("T")
 

@@ -51,7 +51,7 @@ from tminus.storage import Transaction, View, agents
 from tminus.storage import series as stored
 from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
-from tminus.storage.engine import is_of_database
+from tminus.storage.failures import is_of_database
 
 MAX_SERIES = 1000
 """Maximum number of series of an agent that have not ended."""

@@ -2,13 +2,16 @@
 
 ================ ==============================================================================
 `tables`         the records of `domain.model` as tables
-`engine`         connections to SQLite and PostgreSQL, and the meaning of their errors
-`postgresql`     new connections to PostgreSQL: settings and checks
-`watch`          a watchdog for PostgreSQL
+`engine`         connections to the database
+`postgresql`,    connections to PostgreSQL: settings and checks, and their pools
+`server_pool`
+`failures`       the meaning of the database's errors
+`watch`,         the watchdog for PostgreSQL, and the one for SQLite, which does nothing
+`server_watch`
 `shared_clock`   PostgreSQL's clock
-`migrate`,       Alembic: upgrades an older schema at the start
+`migrate`,       creates the schema, or upgrades an older one with Alembic, at the start
 `migrations`
-`schema`         compares an SQLite file's schema with the one that the migrations create
+`schema`         compares an SQLite file's schema with the one that tminus creates
 `view`           queries
 `listing`        the statements that list and count sessions
 `transaction`    the write transaction: collects rows and events, and inserts them together

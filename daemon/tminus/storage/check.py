@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
@@ -15,17 +14,9 @@ from tminus.domain.errors import CannotOpenDatabase
 from tminus.domain.types import Timeouts
 from tminus.storage import migrate, wal
 from tminus.storage import schema as schemas
-from tminus.storage.engine import (
-    Location,
-    is_damage,
-    make_engine,
-    not_a_file,
-    read_only_engine,
-    sqlite_file,
-    startup_error,
-)
+from tminus.storage.engine import Location, make_engine, not_a_file, read_only_engine, sqlite_file, startup_error
+from tminus.storage.failures import NoAnswer, is_damage
 from tminus.storage.invariants import MAX_PROBLEMS, Problem, check_sessions
-from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, SESSIONS
 
 
@@ -82,7 +73,7 @@ def _check(engine: Engine, timeouts: Timeouts, now: datetime) -> CheckResult:
                     return CheckResult(checked.problems, checked.revision)
                 problems += checked.problems
                 problems += _sqlite_checks(connection)
-            schema = MigrationContext.configure(connection).get_current_revision()
+            schema = migrate.revision_of(connection)
         except DBAPIError as error:
             if not is_damage(error):
                 raise

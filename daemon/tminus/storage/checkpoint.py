@@ -11,7 +11,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, DatabaseCorrupt
-from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Location, harden, is_damage, not_a_file, sqlite_file
+from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Location, harden, not_a_file, sqlite_file
+from tminus.storage.failures import is_damage
 
 WAIT = 0.05
 """Maximum seconds for which `shorten` waits for readers to finish. Writers wait meanwhile."""

@@ -1,4 +1,4 @@
-"""Connections to SQLite or PostgreSQL with the settings that each needs, and the meaning of their errors."""
+"""Connections to SQLite or PostgreSQL with the settings that each needs."""
 
 import os
 import sqlite3
@@ -6,26 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import (  # fmt: skip
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
-from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.clock import monotonic
 from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
-from tminus.storage.postgresql import NoAnswer, Server, query_rows
-from tminus.storage.shared_clock import READ, SharedClock
+from tminus.storage.failures import is_damage
+from tminus.storage.shared_clock import SharedClock
+
+if TYPE_CHECKING:
+    from tminus.storage.postgresql import Server
 
 BUSY_TIMEOUT_MS = 5000
 """Milliseconds that SQLite waits for another process's write (`tminus advance`, a backup) before it fails."""
@@ -41,9 +33,6 @@ WAL_RETRY = 0.02
 
 READERS = 4
 """Number of connections for reading in each lane. More of them would only wait for the interpreter lock."""
-
-_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED; " + READ
-
 
 Location = str | Path
 """The location of a database: the path of an SQLite file, in which no character has a special meaning, or a URL."""
@@ -82,61 +71,12 @@ def make_engine(
         parsed = parsed.set(password=password)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, writes)
-    engine = create_engine(
-        parsed,
-        pool_size=1 if writes else READERS,
-        max_overflow=0,
-        pool_timeout=BUSY_TIMEOUT_MS / 1000,
-        # All statements of one read see the same snapshot.
-        isolation_level="AUTOCOMMIT" if shared else "READ COMMITTED" if writes else "REPEATABLE READ",
-        json_deserializer=bytes.decode,  # psycopg would parse JSON, which tminus sends to callers as text
-        hide_parameters=True,
+    from tminus.storage import server_pool  # noqa: PLC0415 - psycopg takes 70 ms and 9 MB, and SQLite needs none
+
+    size = 1 if writes else READERS
+    return server_pool.make_engine(
+        parsed, size=size, writes=writes, idle_seconds=idle_seconds, shared=shared, opening=opening
     )
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(
-        _dialect: Any, entry: ConnectionPoolEntry, _arguments: Any, parameters: dict[str, Any]
-    ) -> psycopg.Connection:
-        if opening is not None:
-            opening(entry)
-        return Server(parameters, idle_seconds).connect()
-
-    @event.listens_for(engine, "handle_error")
-    def _handle(context: ExceptionContext) -> None:
-        # The pool then replaces its connections: all of them may have prepared statements for the table as it was.
-        context.is_disconnect |= _is_outdated_statement(context.original_exception)
-
-    if shared is not None:
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            _begin_reading_clock(connection, shared)
-
-    return engine
-
-
-def _is_outdated_statement(error: BaseException) -> bool:
-    """Return whether PostgreSQL refuses a prepared statement because a column's type was altered since.
-
-    The error's text may be in another language, and its code stands for other errors as well.
-    """
-    if not isinstance(error, psycopg.errors.FeatureNotSupported):
-        return False
-    return error.diag.source_function == "RevalidateCachedQuery"
-
-
-def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
-    """Begin a transaction and read the clock in one round trip. The driver would use a round trip for BEGIN alone."""
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
-    asked = monotonic()
-    try:
-        [row] = query_rows(raw, _BEGIN)
-    except (psycopg.Error, NoAnswer) as error:
-        if isinstance(error, NoAnswer):
-            raw.close()  # a late answer would be read as the answer to the next query
-        raise OperationalError(_BEGIN.decode(), None, error, connection_invalidated=raw.closed) from error
-    shared.add_reading(row, asked, monotonic())
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:
@@ -266,48 +206,6 @@ def read_only_engine(path: Path) -> Engine:
     return engine
 
 
-_EXTERNAL = (
-    psycopg.errors.InsufficientPrivilege,  # PostgreSQL also raises it for a read-only disk
-    psycopg.errors.UndefinedTable,  # an administrator moves tables, or restores a dump
-    psycopg.errors.InvalidSqlStatementName,  # a pooler has assigned the session to another client
-    psycopg.errors.DuplicatePreparedStatement,
-)
-"""Errors that psycopg classifies as a defect of the statement, although their cause is outside tminus."""
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error means that the database is unavailable, and not that this statement is wrong."""
-    if isinstance(error, NoAnswer | NoFreeConnection):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    return (
-        error.connection_invalidated
-        or isinstance(error.orig, _EXTERNAL)
-        or not isinstance(error, DataError | IntegrityError | ProgrammingError | NotSupportedError)
-    )
-
-
-def is_of_database(error: BaseException) -> bool:
-    """Return whether the database or its driver raised an error, for any reason."""
-    return isinstance(error, SQLAlchemyError | sqlite3.Error | psycopg.Error | NoAnswer)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether an error means that the database's file is damaged, or is no database."""
-    cause: Any = getattr(error, "orig", None) or error
-    if isinstance(cause, psycopg.errors.DataCorrupted | psycopg.errors.IndexCorrupted):
-        return True
-    return isinstance(cause, sqlite3.DatabaseError) and any(
-        words in str(cause) for words in ("malformed", "not a database")
-    )
-
-
-def reason(error: BaseException) -> str:
-    """Return the driver's error message on one line."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())
-
-
 def startup_error(url: Location, error: BaseException) -> StartupError:
     """Return the error for a database that cannot be opened."""
     where = str(sqlite_file(url) or _url(url).render_as_string(hide_password=True))
@@ -316,7 +214,7 @@ def startup_error(url: Location, error: BaseException) -> StartupError:
     if not is_damage(error):
         disk = _disk_problem(sqlite_file(url), cause)
         return CannotOpenDatabase(where, f"{disk} ({text})" if disk else text, transient=disk is not None)
-    if isinstance(cause, psycopg.Error):
+    if sqlite_file(url) is None:
         return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
     remedy = "restore a backup, or move the file away to start with an empty database"
     return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {remedy}")
@@ -335,9 +233,11 @@ def _disk_problem(file: Path | None, cause: BaseException) -> str | None:
     return None
 
 
-def server(engine: Engine) -> Server | None:
+def server(engine: Engine) -> "Server | None":
     """Return the PostgreSQL server of an engine, for connections outside its pool; None for SQLite."""
     if engine.dialect.name != "postgresql":
         return None
+    from tminus.storage.postgresql import Server  # noqa: PLC0415 - as above
+
     _, parameters = engine.dialect.create_connect_args(engine.url)
     return Server(parameters)

@@ -14,7 +14,8 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from tminus.domain import timestamps
-from tminus.storage.postgresql import NoAnswer, Server
+from tminus.storage.failures import NoAnswer
+from tminus.storage.postgresql import Server
 from tminus.storage.watch import Watch
 from tminus.system.threads import RestartingThread
 

@@ -9,7 +9,7 @@ import threading
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from tminus.storage.postgresql import NoAnswer
+from tminus.storage.failures import NoAnswer
 from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread
 

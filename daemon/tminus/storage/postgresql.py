@@ -17,6 +17,7 @@ import psycopg
 from psycopg.pq import Escaping, ExecStatus
 
 from tminus import clock
+from tminus.storage.failures import NoAnswer, TimedOut, Unsuitable
 
 ANSWER_TIMEOUT = 3
 """Maximum seconds for connecting, and for each answer to a check or to the watchdog's query. libpq needs an integer."""
@@ -46,46 +47,6 @@ _SETTINGS: Mapping[str, str] = {
 }
 _SETTING = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\\\s])*)")
 """One setting in libpq's `options`. In a value, a space is escaped by a backslash."""
-
-
-class NoAnswer(Exception):
-    """The database does not answer."""
-
-    def __str__(self) -> str:
-        return "it does not answer"
-
-
-class TimedOut(NoAnswer):
-    """The database did not answer within the time limit."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-    def __str__(self) -> str:
-        return f"no answer within {self.seconds:g} s, given up"
-
-
-class NotReplicated(NoAnswer):
-    """A transaction is committed, but the server has not waited for its standbys, as it should have."""
-
-    def __init__(self, warning: str) -> None:
-        super().__init__(warning)
-        self._warning = warning
-
-    def __str__(self) -> str:
-        return self._warning
-
-
-class Unsuitable(NoAnswer):
-    """A connection that the daemon cannot rely on."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self._why = why
-
-    def __str__(self) -> str:
-        return self._why
 
 
 class Server:

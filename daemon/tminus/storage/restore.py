@@ -97,7 +97,7 @@ def _check_and_upgrade(backup: Path, partial: Path) -> str:
         raise database_error(backup, error) from error
     engine = make_engine(partial, writes=True)
     try:
-        migrate.upgrade(engine, Watch(None))
+        migrate.upgrade(engine, Watch())
     except DatabaseTooNew as error:
         raise DatabaseTooNew(str(backup), error.problem) from None
     finally:

@@ -88,7 +88,7 @@ def _expected(known: str) -> Schema:
     """Return the schema of a revision."""
     if known == migrate.head():
         with closing(sqlite3.connect(":memory:")) as raw:
-            raw.executescript(migrate.SCHEMA.read_text(encoding="utf-8"))
+            raw.executescript(migrate.new_schema())
             return _read(raw)
     engine = create_engine("sqlite://")
     try:

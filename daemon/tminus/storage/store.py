@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
@@ -21,21 +20,10 @@ from tminus.domain.errors import CannotOpenDatabase, StartupError, StoreUnavaila
 from tminus.domain.types import Status
 from tminus.storage import checkpoint, meta, migrate, schema, wal
 from tminus.storage.data_version import DataVersion
-from tminus.storage.engine import (
-    Location,
-    is_damage,
-    is_unavailable,
-    make_engine,
-    open_read_only,
-    reason,
-    server,
-    sqlite_file,
-    startup_error,
-)
-from tminus.storage.listen_notify import PeerNotifications
+from tminus.storage.engine import Location, make_engine, open_read_only, server, sqlite_file, startup_error
+from tminus.storage.failures import DEADLOCK_DETECTED, NoAnswer, is_damage, is_unavailable, reason, sqlstate
 from tminus.storage.locks import IDLE_LIMIT, AdvisoryLocks
 from tminus.storage.observer import StoreObserver
-from tminus.storage.postgresql import NoAnswer
 from tminus.storage.reads import Reads, Unreadable
 from tminus.storage.shared_clock import SharedClock
 from tminus.storage.view import View
@@ -125,6 +113,8 @@ class Store:
             raise
         self._notifications = None
         if observer.peer_committed is not None and shared is not None:
+            from tminus.storage.listen_notify import PeerNotifications  # noqa: PLC0415 - loads psycopg, as `engine` says
+
             self._notifications = PeerNotifications(shared, observer.peer_committed, self._watch)
             self._notifications.start()
         self._locks = AdvisoryLocks(self._locking, self._watch)
@@ -153,7 +143,11 @@ class Store:
         # A pool assigns its connections to waiting threads in no order. In a common pool the scheduler could wait for
         # seconds behind many requests, and a lookup by id behind the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
-        self._watch = Watch(server(self._writing), self._shared_clock)
+        self._watch = Watch()
+        if (watched := server(self._writing)) is not None:
+            from tminus.storage.server_watch import ServerWatch  # noqa: PLC0415 - loads psycopg, as `engine` says
+
+            self._watch = ServerWatch(watched, self._shared_clock)
         for engine in (self._writing, self._locking, *self._lanes.values()):
             if server(engine) is not None:
                 listen(engine, "checkout", self._check_generation)
@@ -246,7 +240,7 @@ class Store:
             except DBAPIError as error:
                 # Only a migration locks several tables, so the deadlock was with a migration, which continues now.
                 dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
-                if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
+                if not dead and sqlstate(error) != DEADLOCK_DETECTED:
                     raise
                 seen = self._read_once(engine, query)
         except (SQLAlchemyError, NoAnswer) as error:

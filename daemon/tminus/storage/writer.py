@@ -20,21 +20,30 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from tminus import clock
 from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.allowances import Allowances
-from tminus.storage.engine import is_damage, is_unavailable, reason
+from tminus.storage.failures import (  # fmt: skip
+    DEADLOCK_DETECTED,
+    NoAnswer,
+    NotReplicated,
+    is_damage,
+    is_unavailable,
+    reason,
+    sqlstate,
+)
 from tminus.storage.observer import StoreObserver
-from tminus.storage.postgresql import NoAnswer, NotReplicated
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread, for_future
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -346,7 +355,7 @@ class Writer:
         except DBAPIError as error:
             dead = error.connection_invalidated and clock.monotonic() - begun <= DEAD_WITHIN
             # A transaction can only deadlock with a migration, which locks several tables, and has continued since.
-            deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
+            deadlock = sqlstate(error) == DEADLOCK_DETECTED
             if self._committing or not (dead or deadlock):
                 raise
             self._discard_results(batch)
@@ -392,11 +401,11 @@ class Writer:
             logging.getLogger(__name__).exception("the observer of a commit failed")
 
     def _hear_warnings(self, connection: Connection) -> None:
-        raw = connection.connection.driver_connection
-        if isinstance(raw, psycopg.Connection):
+        if connection.dialect.name == "postgresql":
+            raw: Any = connection.connection.driver_connection
             raw.add_notice_handler(self._hear)
 
-    def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+    def _hear(self, notice: "Diagnostic") -> None:
         """Note a warning that a wait for standbys was cancelled. Its text may be in another language."""
         if notice.severity_nonlocalized == "WARNING" and notice.source_function == "SyncRepWaitForLSN":
             self._unreplicated = ": ".join(filter(None, (notice.message_primary, notice.message_detail)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from tests.support.clocks import NOW, SettableClock
 from tests.support.disks import small_disk
 from tests.support.factories import session
@@ -344,8 +343,8 @@ def test_a_damaged_database_is_replaced_and_kept(env: Env) -> None:
 
 def test_a_backup_of_an_older_release_is_migrated(env: Env) -> None:
     engine = make_engine(f"sqlite:///{env.copy}", writes=True)
-    with engine.connect() as connection, connection.begin():
-        command.upgrade(migrate._config(connection), "0001")
+    with engine.connect() as connection:
+        migrate.upgrade_to(connection, "0001")
     engine.dispose()
     env.world.store.close()
 

@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 from tminus import clock
 from tminus.domain.errors import StoreUnavailable
-from tminus.storage import Store, StoreObserver, watch
+from tminus.storage import Store, StoreObserver, server_watch
 from tminus.storage.store import Lane
 
 
@@ -80,7 +80,7 @@ def test_no_connection_stays_on_a_server_that_has_become_read_only(
 ) -> None:
     """The first server keeps all its connections open, as in a planned switch to the second one."""
     if finder == "writer":
-        monkeypatch.setattr(watch, "INTERVAL", 60.0)
+        monkeypatch.setattr(server_watch, "INTERVAL", 60.0)
     received: list[datetime | None] = []
     lanes: tuple[Lane, ...] = ("requests", "clock", "search", "deliveries")
     with ExitStack() as stack:

@@ -3,9 +3,12 @@
 import ast
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -17,10 +20,13 @@ from sqlmodel import SQLModel
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database, PostgresServer
 from tests.support.factories import put, session
+from tests.support.releases import add_migration
 from tests.support.waiting import eventually
 
 from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
+from tminus.domain.types import Timeouts
 from tminus.storage import Store, migrate
+from tminus.storage.check import check_database
 from tminus.storage.engine import make_engine
 
 
@@ -59,6 +65,25 @@ def test_a_database_with_the_current_schema_is_not_changed(empty_database: Datab
     assert second.read(lambda view: view.session("s1")) == first.read(lambda view: view.session("s1"))
 
 
+OPENING = """
+import sys
+import tminus.service.main
+from pathlib import Path
+from tminus.storage import Store
+Store(Path(sys.argv[1]), None).close()
+print({name.partition(".")[0] for name in sys.modules} & {"alembic", "mako", "psycopg", "pygments"} or "none")
+"""
+
+
+@pytest.mark.parametrize("stored", ["new", "current"])
+def test_a_daemon_on_sqlite_loads_neither_alembic_nor_psycopg(tmp_path: Path, stored: str) -> None:
+    """They take 18 MB, and only a database of an earlier version, or PostgreSQL, needs them."""
+    if stored == "current":
+        Store(tmp_path / "tminus.db", SettableClock()).close()
+    command = [sys.executable, "-c", OPENING, str(tmp_path / "tminus.db")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "none\n"
+
+
 def test_two_databases_have_different_ids(database: Database, tmp_path: Path) -> None:
     other = Store(f"sqlite:///{tmp_path}/other.db", SettableClock())
     other.close()
@@ -73,6 +98,16 @@ def test_a_database_of_a_newer_release_is_refused_and_not_changed(empty_database
         empty_database.open()
     found = store.submit(lambda tx: tx.execute(text("SELECT version_num FROM alembic_version")).scalar()).result(30)
     assert found == "9999"
+
+
+def test_a_database_with_two_revisions_is_refused(empty_database: Database) -> None:
+    """As after a dump that was read into a database with tables: only an operator can find out which one is true."""
+    store = empty_database.open()
+    store.submit(lambda tx: tx.execute(text("INSERT INTO alembic_version VALUES ('0019')"))).result(30)
+    with pytest.raises(CannotOpenDatabase, match="alembic_version has 2 rows"):
+        empty_database.open()
+    with pytest.raises(CannotOpenDatabase, match="alembic_version has 2 rows"):
+        check_database(empty_database.url, Timeouts(), datetime.now(UTC))
 
 
 def test_two_daemons_that_start_at_once_on_an_empty_database_both_start(empty_database: Database) -> None:
@@ -151,11 +186,12 @@ def test_migrations_only_add_so_that_the_previous_release_continues_to_work(path
 def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """From now on, act as a release with one more migration; return its revision."""
     folder = shutil.copytree(migrate._MIGRATIONS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "9000_more.py").write_text(
+    add_migration(
+        folder, "9000_more",
         "import sqlalchemy as sa\nfrom alembic import op\n"
         f"revision, down_revision = '9000', '{migrate.head()}'\n"
-        "def upgrade():\n    op.add_column('session', sa.Column('more', sa.Text(), nullable=True))\n"
-    )
+        "def upgrade():\n    op.add_column('session', sa.Column('more', sa.Text(), nullable=True))\n",
+    )  # fmt: skip
     monkeypatch.setattr(migrate, "_MIGRATIONS", folder)
     return "9000"
 

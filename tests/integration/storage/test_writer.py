@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 from tminus.clock import monotonic
 from tminus.domain.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
-from tminus.storage import Store, Transaction, engine, locks, watch, writer
+from tminus.storage import Store, Transaction, engine, failures, locks, server_watch, writer
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.watch import Watch
 
@@ -547,8 +547,8 @@ def with_options(database: Database, options: str) -> str:
 def test_a_write_that_waits_too_long_for_a_lock_fails_with_the_reason(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "STUCK", 1.0)
-    monkeypatch.setattr(watch, "INTERVAL", 0.1)
+    monkeypatch.setattr(server_watch, "STUCK", 1.0)
+    monkeypatch.setattr(server_watch, "INTERVAL", 0.1)
     with pg_server.database() as database:
         health: list[str | None] = []
         store = database.open(health=health.append)
@@ -560,7 +560,7 @@ def test_a_write_that_waits_too_long_for_a_lock_fails_with_the_reason(
             with pytest.raises(StoreUnavailable):
                 writing.result(30)
             assert health == ["no answer within 1 s, given up"]
-            assert engine.reason(unread.value.__cause__ or unread.value) == "no answer within 1 s, given up"
+            assert failures.reason(unread.value.__cause__ or unread.value) == "no answer within 1 s, given up"
             unreadable = store.unreadable()
             assert unreadable is not None
             assert unreadable.why == "no answer within 1 s, given up"
@@ -606,7 +606,7 @@ def test_locks_of_a_frozen_daemon_are_released_and_those_of_a_live_one_are_not(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pg_server.database() as database:
-        unwatched = Watch(None)
+        unwatched = Watch()
 
         def new_locks() -> AdvisoryLocks:
             return AdvisoryLocks(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
@@ -707,5 +707,5 @@ def test_a_commit_whose_wait_for_a_standby_is_cancelled_is_not_acknowledged(pg_s
 
 def test_postgresqls_error_messages_for_damage_are_recognised() -> None:
     for found in (psycopg.errors.DataCorrupted("invalid page in block 0"), psycopg.errors.IndexCorrupted("x")):
-        assert engine.is_damage(OperationalError("SELECT", None, found))
-    assert not engine.is_damage(OperationalError("SELECT", None, psycopg.errors.DiskFull("x")))
+        assert failures.is_damage(OperationalError("SELECT", None, found))
+    assert not failures.is_damage(OperationalError("SELECT", None, psycopg.errors.DiskFull("x")))

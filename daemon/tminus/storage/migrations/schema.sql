@@ -291,3 +291,4 @@ CREATE TABLE batch_part (
 CREATE INDEX batch_part_created ON batch_part (created_at);
 CREATE INDEX session_owner_start ON session (agent_id, status, type, start_time, created_at, id, updated_at, expires_at);
 CREATE INDEX session_start ON session (status, type, start_time, created_at, id, updated_at, expires_at);
+INSERT INTO alembic_version VALUES ('0020');
