@@ -42,7 +42,7 @@ SMALLEST_BATCH = 512
 LARGEST_BATCH = 4096
 """Maximum number of transitions in one transaction."""
 
-BATCH_TIME = 0.05
+BATCH_TIME = 0.04
 """Seconds that a batch should take at most, since a request may have to wait for it."""
 
 FIRST_REMOVAL = 256
