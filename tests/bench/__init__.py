@@ -4,6 +4,7 @@
 `trivial`     the floor of requests: an application that does nothing, on the daemon's server
 `wrk`         the load generator for requests a second: wrk, 16 connections
 `requests`    requests a second: schedules, reschedules, reads, `/healthz`
+`rows_server` the floor of schedules: the daemon's server, and only the rows of each request
 `start`       time to ready and memory, beside a process that only imports
 `load`        the load generator for a given rate: a separate process that sends raw HTTP
 `daemon`      a real `tminus run`: its token, its memory, its processor time

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def copy(directory: Path, to: Path) -> Path:
 
 def raw_moves(database: Path, due_ms: int) -> float:
     """Return the seconds that one `INSERT … SELECT` and one `UPDATE` take to open all due sessions: the floor."""
-    with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
+    with for_writing(database) as raw:
         begun = time.perf_counter()
         raw.execute("BEGIN IMMEDIATE")
         raw.execute(
@@ -184,9 +184,8 @@ def raw_schedules(database: Path, together: int, seconds: float) -> float:
 
     `together`: the number of sessions per transaction. They are copies of the first session and its first event.
     """
-    with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
-        session, event = _pattern(raw, "session"), _pattern(raw, "event")
-        del event["seq"]
+    with for_writing(database) as raw:
+        session, event = first_session(raw)
         inserts = [
             f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
             for table, row in (("session", session), ("event", event))
@@ -200,6 +199,26 @@ def raw_schedules(database: Path, together: int, seconds: float) -> float:
             raw.execute("COMMIT")
             done += together
     return done / took
+
+
+def for_writing(database: Path) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+    """Connect with the settings of the daemon's writer."""
+    return connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384")
+
+
+def first_session(database: sqlite3.Connection) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the first session and its first event, without its number: column -> value."""
+    session, event = _pattern(database, "session"), _pattern(database, "event")
+    del event["seq"]
+    return session, event
+
+
+def insert(database: sqlite3.Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows with the same columns by one statement."""
+    columns = list(rows[0])
+    values = ", ".join([f"({', '.join('?' * len(columns))})"] * len(rows))
+    given = [value for row in rows for value in row.values()]
+    database.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values}", given)
 
 
 def _pattern(database: sqlite3.Connection, table: str) -> dict[str, Any]:

@@ -59,6 +59,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["method"] != "GET":
         while (await receive()).get("more_body"):
             pass
+    await answer(send)
+
+
+async def answer(send: Send) -> None:
+    """Send the constant answer."""
     await send(_HEAD)
     await send(_BODY)
 
