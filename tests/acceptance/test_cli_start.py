@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,17 @@ def test_the_daemon_loads_structlog_only_to_write_to_a_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", loads], env=environment(), capture_output=True, text=True, check=True)
     assert "sqlalchemy" in done.stdout.split()
     assert not {"rich", "structlog"}.intersection(done.stdout.split())
+
+
+def test_no_plugin_of_pydantic_is_loaded(tmp_path: Path) -> None:
+    """To search for plugins takes 30 ms, and one could change what is valid."""
+    package = tmp_path / "spy-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n")
+    (tmp_path / "spy.py").write_text("raise SystemExit('a plugin was loaded')\n")
+    (tmp_path / "tminus.toml").touch()
+    command = [sys.executable, "-m", "tminus", "check", "--config", str(tmp_path / "tminus.toml")]
+    env = environment(PYTHONPATH=str(tmp_path), STATE_DIRECTORY=str(tmp_path))
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

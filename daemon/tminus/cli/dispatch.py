@@ -10,6 +10,7 @@ from click.exceptions import Exit
 from tminus.cli import catalogue, output
 from tminus.cli.catalogue import Entry
 from tminus.cli.connection import USAGE, Connection, fail
+from tminus.cli.imports import without_collections
 from tminus.cli.options import daemon_options, print_help
 
 MAX_HELP_WIDTH = 100
@@ -66,7 +67,8 @@ class Commands(click.Group):
 
 def load(entry: Entry) -> click.Command:
     """Import the module of a command, and return the command."""
-    command: click.Command = getattr(import_module(f"tminus.cli.{entry.module}"), entry.function)
+    with without_collections():
+        command: click.Command = getattr(import_module(f"tminus.cli.{entry.module}"), entry.function)
     return command
 
 

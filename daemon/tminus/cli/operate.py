@@ -13,6 +13,7 @@ from tminus import clock, config
 from tminus.cli import output
 from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.database import as_owner, open_store, settings_and_state
+from tminus.cli.imports import without_collections
 from tminus.cli.options import Command, Time, as_json
 from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase, WrongClock
@@ -47,19 +48,15 @@ def run(connection: Connection, test_clock: str | None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     signals = StartSignals()
     signals.listen()  # from here on, a signal to stop takes effect only after all modules are imported
-    # Collections would take a sixth of the time to import: almost all that is loaded stays for as long as the process.
-    gc.disable()
+    # With Python's default of 700, collections would examine the objects of requests in flight again and again.
+    gc.set_threshold(20_000)
     # With Python's default of 5 ms, the scheduler and the writer wait longer for the event loop. At ten times the
     # maximum load one session then opened 0.2 s late instead of 0.05 s, and a third fewer requests were accepted.
     sys.setswitchinterval(0.002)
 
-    from tminus.service import main  # noqa: PLC0415 - takes a second to import, and only this command needs it
-    from tminus.service.clock_choice import TestClockStart  # noqa: PLC0415
-
-    gc.freeze()
-    # With Python's default of 700, collections would examine the objects of requests in flight again and again.
-    gc.set_threshold(20_000)
-    gc.enable()
+    with without_collections():
+        from tminus.service import main  # noqa: PLC0415 - takes half a second to import; only this command needs it
+        from tminus.service.clock_choice import TestClockStart  # noqa: PLC0415
 
     start = None
     if test_clock is not None:
