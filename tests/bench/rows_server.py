@@ -9,21 +9,17 @@ output. It stores copies of the first session of the database.
 """
 
 import asyncio
-import socket
-import subprocess
 import sys
 import threading
 from collections import deque
 from pathlib import Path
-from typing import Self
 
 import uvloop
 from starlette.types import Receive, Scope, Send
 
 from tests.bench import rows
-from tests.bench.trivial import CONNECTIONS, answer
+from tests.bench.trivial import Trivial, answer, serve
 from tminus.domain import ids
-from tminus.service.http_server import Server
 
 TOGETHER = 128
 """Maximum number of sessions in a transaction, as in the daemon's writer."""
@@ -77,22 +73,11 @@ def _finish(some: list[asyncio.Future[None]]) -> None:
             stored.set_result(None)
 
 
-class RowsServer:
+class RowsServer(Trivial):
     """The server as a process, which ends with the context."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
-
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.bench.rows_server", str(self._database)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._command = ("tests.bench.rows_server", str(database))
 
 
 async def _serve(database: Path) -> None:
@@ -104,12 +89,7 @@ async def _serve(database: Path) -> None:
         await writer.store()
         await answer(send)
 
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
-    server = Server(application, [listener], CONNECTIONS)
-    print(listener.getsockname()[1], flush=True)
-    await server.serve_all()
+    await serve(application)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Self
 
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.service.http_server import Server
 
@@ -71,8 +72,11 @@ async def answer(send: Send) -> None:
 class Trivial:
     """The trivial application as a process, which ends with the context."""
 
+    _command: Sequence[str] = ("tests.bench.trivial",)
+    """The module that serves, and its arguments."""
+
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.bench.trivial"], stdout=subprocess.PIPE)
+        self._process = subprocess.Popen([sys.executable, "-m", *self._command], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
         self.pid = self._process.pid
@@ -83,7 +87,8 @@ class Trivial:
         self._process.communicate()
 
 
-async def _serve() -> None:
+async def serve(application: ASGIApp) -> None:
+    """Serve an application on the daemon's server, and write its port to standard output."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
@@ -93,4 +98,4 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(serve(application))
