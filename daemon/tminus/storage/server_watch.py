@@ -54,6 +54,7 @@ class ServerWatch(Watch):
         self._silent_since: float | None = None
         """When the server stopped answering, on the monotonic clock; None if it answers."""
         self.silences = 0
+        """Number of times that the server has stopped answering."""
         self._stopping = threading.Event()
         self._thread = RestartingThread("watch", self._run)
 

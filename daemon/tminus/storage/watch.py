@@ -13,9 +13,6 @@ STUCK = 10.0
 class Watch:
     """The watchdog of a database that always answers: SQLite. It does nothing. `ServerWatch` is that of PostgreSQL."""
 
-    silences = 0
-    """Number of times that the server has stopped answering."""
-
     def start(self) -> None:
         """Start the watchdog's thread."""
 

@@ -4,6 +4,7 @@ import pytest
 from tests.support.databases import PostgresServer
 
 from tminus.storage import locks
+from tminus.storage.server_watch import ServerWatch
 
 
 def test_a_lock_released_during_its_renewal_is_free_for_another_daemon(
@@ -25,6 +26,7 @@ def test_locks_are_lost_with_their_connection(pg_server: PostgresServer) -> None
         one, other = database.open(), database.open()
         assert one.acquire("a")
         assert one.acquire("b")
+        assert isinstance(one._watch, ServerWatch)
         one._watch.silences += 1  # the server did not respond, so older connections are no longer used
         one.release("a")
         assert other.acquire("b"), "the lock ended with its connection"
